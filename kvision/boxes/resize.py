@@ -1,0 +1,198 @@
+"""The resize policies: how images of any size become the model's size, and their boxes with them.
+
+Readers, metrics and exported graphs all take their arithmetic from here, so that a box drawn on an
+original image, carried to the model's image and back, ends where it began. Sizes are computed in
+integers: every backend agrees to the pixel.
+
+Two policies:
+
+* ``"letterbox"`` keeps the aspect ratio. The image is scaled by ``min(H / h, W / w)`` and stands in
+  the top-left corner; the rest, at the right or at the bottom, is filled with `PADDING_COLOR`.
+* ``"stretch"`` scales each axis to fill the whole of ``(H, W)``.
+"""
+
+import keras
+import numpy as np
+
+RESIZE_POLICIES = ("letterbox", "stretch")
+"""Names of the resize policies."""
+
+PADDING_COLOR = (124, 116, 104)
+"""Red, green and blue of the letterbox padding: ImageNet's mean colour, rounded."""
+
+
+def resized_size(original_size, image_size, policy="letterbox"):
+    """Height and width that an image takes inside ``image_size``.
+
+    Under ``"letterbox"`` each side is ``floor(side * min(H / h, W / w) + 0.5)``, at least 1 and
+    never more than the target.
+
+    Args:
+        original_size: int array or tensor ``(2,)`` or ``(..., 2)``: the image's own height and
+            width, each at least 1.
+        image_size: ``(H, W)``, two positive Python ints: the size of the model's image, padding
+            included.
+        policy: ``"letterbox"`` or ``"stretch"``.
+
+    Returns:
+        int32, of the shape and the kind (NumPy or tensor) of ``original_size``.
+
+    Raises:
+        ValueError: an unknown policy, or an ``image_size`` that is not two positive ints.
+    """
+    target_height, target_width = check_resize("resized_size", image_size, policy)
+    xp, cast = _namespace(original_size)
+    size = cast(original_size, "int32")
+    height, width = size[..., 0], size[..., 1]
+    if policy == "stretch":
+        resized = height * 0 + target_height, width * 0 + target_width
+    else:
+        # round(a / b) = (2a + b) // 2b; the limiting axis is the one that reaches its target first.
+        resized = (
+            xp.minimum((2 * height * target_width + width) // (2 * width), target_height),
+            xp.minimum((2 * width * target_height + height) // (2 * height), target_width),
+        )
+    return xp.maximum(xp.stack(resized, -1), 1)
+
+
+def resize_boxes(boxes, original_size, image_size, policy="letterbox"):
+    """Carry boxes from an original image to the model's image.
+
+    The scale of an axis is exactly its resized length over its original length, so that the image's
+    own edge lands on the resized image's edge.
+
+    Args:
+        boxes: floating ``(..., N, 4)``, xyxy in pixels of the original image.
+        original_size: int ``(2,)`` or ``(..., 2)``, height and width; leading axes as those of
+            ``boxes``.
+        image_size: ``(H, W)``, two Python ints.
+        policy: ``"letterbox"`` or ``"stretch"``.
+
+    Returns:
+        Boxes of the same shape and dtype, xyxy in pixels of the model's image.
+    """
+    boxes, original, resized = _sides(boxes, original_size, image_size, policy)
+    return boxes * resized / original
+
+
+def restore_boxes(boxes, original_size, image_size, policy="letterbox"):
+    """Undo `resize_boxes`: from the model's image back to the original one, clipped to it.
+
+    Args:
+        boxes: floating ``(..., N, 4)``, xyxy in pixels of the model's image.
+        original_size: int ``(2,)`` or ``(..., 2)``, height and width; leading axes as those of
+            ``boxes``.
+        image_size: ``(H, W)``, two Python ints.
+        policy: ``"letterbox"`` or ``"stretch"``.
+
+    Returns:
+        Boxes of the same shape and dtype, xyxy in pixels of the original image, none beyond
+        its edges.
+    """
+    xp, _ = _namespace(boxes, original_size)
+    boxes, original, resized = _sides(boxes, original_size, image_size, policy)
+    return xp.minimum(xp.maximum(boxes * original / resized, 0), original)
+
+
+def resize_images(images, image_size, policy="letterbox", *, interpolation="bilinear"):
+    """Resize images by a policy, in TensorFlow: for ``tf.data`` and for graphs that are exported.
+
+    Bilinear resizing is antialiased. Training data and served requests both pass through here and
+    so see equal pixels.
+
+    Args:
+        images: TensorFlow tensor ``(h, w, C)`` or ``(B, h, w, C)``, uint8 or floating in 0..255, of
+            any size known at run time.
+        image_size: ``(H, W)``, two Python ints.
+        policy: ``"letterbox"`` or ``"stretch"``.
+        interpolation: ``"bilinear"`` for pictures, whose padding is `PADDING_COLOR` (C must be 3
+            then), or ``"nearest"`` for maps of labels, whose padding is 0.
+
+    Returns:
+        Tensor ``(H, W, C)`` or ``(B, H, W, C)`` of the same dtype; integers are rounded to nearest.
+    """
+    import tensorflow as tf
+
+    target_height, target_width = check_resize("resize_images", image_size, policy)
+    if interpolation not in ("bilinear", "nearest"):
+        raise ValueError(
+            "resize_images: `interpolation` must be 'bilinear' or 'nearest'. "
+            f"Received: {interpolation!r}."
+        )
+    picture = interpolation == "bilinear"
+    size = resized_size(tf.shape(images)[-3:-1], image_size, policy)
+    resized = tf.image.resize(images, size, method=interpolation, antialias=picture)
+    if picture and images.dtype.is_integer:
+        resized = tf.round(resized)
+    resized = tf.image.pad_to_bounding_box(resized, 0, 0, target_height, target_width)
+    if picture and policy == "letterbox":
+        inside = tf.logical_and(
+            tf.range(target_height)[:, None] < size[0], tf.range(target_width)[None] < size[1]
+        )
+        color = tf.constant(PADDING_COLOR, resized.dtype)
+        resized = tf.where(inside[..., None], resized, color)
+    resized = tf.cast(resized, images.dtype)
+    return tf.ensure_shape(
+        resized, (*images.shape[:-3], target_height, target_width, images.shape[-1])
+    )
+
+
+def check_resize(name, image_size, policy):
+    """Check the two arguments that say how images are resized.
+
+    Args:
+        name: str, the function or class that speaks in the error.
+        image_size: ``(H, W)``, to be two positive ints.
+        policy: to be one of `RESIZE_POLICIES`.
+
+    Returns:
+        ``(H, W)`` as Python ints.
+
+    Raises:
+        ValueError: either argument is something else.
+    """
+    if policy not in RESIZE_POLICIES:
+        raise ValueError(
+            f"{name}: the resize policy must be one of {RESIZE_POLICIES}. Received: {policy!r}."
+        )
+    try:
+        height, width = (int(side) for side in image_size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"{name}: `image_size` must be (height, width), both positive. "
+            f"Received: {image_size!r}."
+        )
+    return height, width
+
+
+def _sides(boxes, original_size, image_size, policy):
+    """The boxes, and the original and resized (w, h, w, h) in their dtype, ready to broadcast."""
+    xp, cast = _namespace(boxes, original_size)
+    dtype = keras.backend.standardize_dtype(boxes.dtype) if hasattr(boxes, "dtype") else "float32"
+    boxes = cast(boxes, dtype if "float" in dtype else "float32")
+    original = cast(original_size, "int32")
+    resized = resized_size(original, image_size, policy)
+
+    def as_box(size):
+        size = cast(size, keras.backend.standardize_dtype(boxes.dtype))
+        return xp.stack([size[..., 1], size[..., 0]] * 2, -1)[..., None, :]
+
+    return boxes, as_box(original), as_box(resized)
+
+
+def _namespace(*arrays):
+    """Where to compute with these arrays, and how to cast there.
+
+    NumPy stays NumPy and a TensorFlow tensor stays TensorFlow, also inside ``tf.data`` while Keras
+    runs on another backend; any other tensor belongs to Keras' own backend.
+    """
+    kinds = {type(array).__module__.partition(".")[0] for array in arrays}
+    if "tensorflow" in kinds:
+        import tensorflow as tf
+
+        return tf, tf.cast
+    if kinds <= {"numpy", "builtins"}:
+        return np, lambda array, dtype: np.asarray(array).astype(dtype)
+    return keras.ops, keras.ops.cast
