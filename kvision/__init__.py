@@ -1,5 +1,6 @@
 """Detection for Keras 3 and TensorFlow, on native ops."""
 
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -22,6 +23,7 @@ for _name in (
     "weights",
 ):
     if find_spec(f"kvision.{_name}"):
-        import_module(f"kvision.{_name}")
+        with suppress(ModuleNotFoundError):  # until every package has landed
+            import_module(f"kvision.{_name}")
 
 __all__ = ["__version__", "load_ops", "show_versions"]
