@@ -1,0 +1,59 @@
+"""The part of the build that pyproject.toml cannot say: CMake builds the native library, and which TensorFlow is required depends on the machine."""
+
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+BUILD_OPS = os.environ.get("KVISION_BUILD_OPS", "1") != "0"
+OPTIONS = ("KVISION_TF", "KVISION_CUDA", "KVISION_CUDA_ARCHITECTURES")
+
+
+def tensorflow_requirement() -> list[str]:
+    """The distribution of TensorFlow to require: two of them in one environment overwrite each other's files."""
+    name = os.environ.get("KVISION_TENSORFLOW", "")
+    if not name:
+        installed = any(Path(sysconfig.get_path("purelib")).glob("tensorflow-2*.dist-info"))
+        on_linux_x86 = sys.platform == "linux" and platform.machine() == "x86_64"
+        name = "tensorflow-cpu" if on_linux_x86 and not installed else "tensorflow"
+    if name not in ("tensorflow", "tensorflow-cpu", "none"):
+        raise ValueError(f"KVISION_TENSORFLOW must be tensorflow, tensorflow-cpu or none. Received: {name}")
+    return [] if name == "none" else [f"{name}==2.21.*"]
+
+
+class CMakeBuild(build_ext):
+    """Builds both libraries, `_tf_ops.so` and `_C`, by CMake straight into the package."""
+
+    def run(self):
+        import ninja
+
+        version = self.distribution.get_version()
+        output = Path(self.get_ext_fullpath("kvision._C")).parent.resolve()
+        build = Path(os.environ.get("KVISION_BUILD_DIR", self.build_temp)).resolve()
+        cmake = [sys.executable, "-m", "cmake"]
+        options = [f"-D{name}={os.environ[name]}" for name in OPTIONS if name in os.environ]
+        subprocess.run(
+            [
+                *cmake, "-G", "Ninja", "-S", ROOT, "-B", build, *options,
+                f"-DCMAKE_MAKE_PROGRAM={Path(ninja.BIN_DIR) / 'ninja'}",
+                f"-DPython_EXECUTABLE={sys.executable}",
+                f"-DKVISION_OUTPUT_DIRECTORY={output}",
+                f"-DKVISION_VERSION={version}",
+            ],
+            check=True,
+        )  # fmt: skip
+        subprocess.run([*cmake, "--build", build], check=True)
+
+
+setup(
+    ext_modules=[Extension("kvision._C", sources=[])] if BUILD_OPS else [],
+    cmdclass={"build_ext": CMakeBuild},
+    install_requires=["keras>=3.15", "numpy>=1.26", *tensorflow_requirement()],
+    setup_requires=tensorflow_requirement() if BUILD_OPS else [],
+)
