@@ -1,0 +1,478 @@
+"""The base of every detector: named losses, decoded predictions, metrics in `evaluate`."""
+
+import inspect
+
+import keras
+from keras import ops
+
+from kvision.metrics import COCODetectionMetrics
+
+
+class Detector(keras.Model):
+    """A `keras.Model` that learns from target dictionaries and answers with detections.
+
+    A subclass sets `loss_names` and writes three methods; training, evaluation, prediction
+    and export follow from them on every Keras backend:
+
+    - `call(images, training=None)` -> `raw`, a dictionary of tensors. It never sees a target.
+    - `compute_losses(images, targets, raw, training)` -> `{name: scalar}` with the keys of
+      `loss_names`, each the mean over the images of the batch.
+    - `decode(raw)` -> detections in the pixels of the images given: `boxes (B, K, 4)` float32
+      xyxy, `scores (B, K)` float32, `labels (B, K)` int32 with -1 as padding,
+      `num_detections (B,)` int32. It uses no weights of the model.
+
+    `fit`, `evaluate` and `predict` take images `(B, H, W, 3)` with values in 0..255 and targets
+    `{"boxes": (B, M, 4) xyxy pixels, "labels": (B, M) with -1 as padding}` plus, where known,
+    `is_crowd`, `area`, `difficult` (each `(B, M)`), `image_id (B,)` and `original_size (B, 2)`.
+
+    `evaluate` runs one compiled forward pass a batch, which gives the losses and the decoded
+    detections; the evaluators of `compile` turn the detections into metrics once at the end.
+    Their values stand beside the losses in what `evaluate` returns, in the logs of callbacks and,
+    with the prefix `val_`, in the history of `fit`:
+    `ModelCheckpoint(path, monitor="val_AP50", mode="max")`. The losses are means over images.
+
+    Args:
+        num_classes: Number of object classes; labels run from 0 to `num_classes - 1`, all of them
+            real classes.
+        class_names: Names of the classes, in the order of the labels. `None` if unnamed.
+        image_size: `(height, width)` in pixels that served images are resized to, or one integer
+            for both. `None` leaves images as they are.
+        resize_policy: `"letterbox"` or `"stretch"`, see `kvision.boxes.resize`: how the images
+            given were made from the original images, and how served images are resized.
+        **kwargs: Arguments of `keras.Model`, such as `name` and `dtype`.
+
+    Raises:
+        ValueError: If the number of class names is not `num_classes`, or an argument is outside
+            its range.
+    """
+
+    loss_names = ()
+
+    def __init__(
+        self,
+        *,
+        num_classes,
+        class_names=None,
+        image_size=None,
+        resize_policy="letterbox",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        name = type(self).__name__
+        if num_classes < 1:
+            raise ValueError(
+                f"{name}: `num_classes` must be at least 1. Received: {num_classes}."
+            )
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(
+                f"{name}: `class_names` must name all {num_classes} classes. "
+                f"Received: {len(class_names)} names."
+            )
+        if resize_policy not in ("letterbox", "stretch"):
+            raise ValueError(
+                f"{name}: `resize_policy` must be 'letterbox' or 'stretch'. "
+                f"Received: {resize_policy!r}."
+            )
+        if isinstance(image_size, int):
+            image_size = (image_size, image_size)
+        self.num_classes = int(num_classes)
+        self.class_names = None if class_names is None else list(class_names)
+        self.image_size = (
+            None if image_size is None else tuple(int(side) for side in image_size)
+        )
+        self.resize_policy = resize_policy
+        self.loss_trackers = [keras.metrics.Mean(name=loss) for loss in self.loss_names]
+        self._evaluators = ()
+        self._evaluating = False
+        self._collecting = False
+
+    def compute_losses(self, images, targets, raw, training):
+        """Returns the named parts of the loss.
+
+        Args:
+            images: `(B, H, W, 3)`, values in 0..255.
+            targets: The target dictionary of the batch.
+            raw: What `call` returned for `images`.
+            training: Whether the losses are for a training step.
+
+        Returns:
+            `{name: scalar}` with the keys of `loss_names`.
+        """
+        raise NotImplementedError
+
+    def decode(self, raw):
+        """Returns the padded detections, in the pixels of the images given.
+
+        Args:
+            raw: What `call` returned.
+
+        Returns:
+            Dictionary of `boxes`, `scores`, `labels` and `num_detections`.
+        """
+        raise NotImplementedError
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        *,
+        evaluator=None,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+        auto_scale_loss=True,
+    ):
+        """Configures the model for training; the losses are the model's own.
+
+        Args:
+            optimizer: A Keras optimizer or its name.
+            evaluator: What `evaluate` computes from the detections: an object with `reset()`,
+                `update(detections, targets, *, image_size, resize_policy)` and
+                `result() -> {name: float}`, or a sequence of them; `()` for the losses alone.
+                `None` is `COCODetectionMetrics()`.
+            run_eagerly: Whether to run the steps uncompiled.
+            steps_per_execution: Batches per call of the compiled training step. `evaluate`
+                always runs its batches one by one.
+            jit_compile: `True`, `False` or `"auto"`, see `keras.Model.compile`.
+            auto_scale_loss: See `keras.Model.compile`.
+        """
+        super().compile(
+            optimizer,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
+        if evaluator is None:
+            evaluator = COCODetectionMetrics()
+        if not isinstance(evaluator, (list, tuple)):
+            evaluator = (evaluator,)
+        self._evaluators = tuple(evaluator)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Returns the sum of the loss parts and of the layers' own losses.
+
+        Args:
+            x: The images.
+            y: The targets.
+            y_pred: What `call` returned for the images.
+            sample_weight: Refused: see Raises.
+            training: Whether this is a training step.
+
+        Returns:
+            A scalar, divided by the number of replicas under a `tf.distribute` strategy, because
+            Keras sums the gradients of the replicas.
+
+        Raises:
+            ValueError: If `sample_weight` is given or the targets are missing.
+        """
+        if sample_weight is not None:
+            self._refuse("sample_weight")
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__}: targets with `boxes` and `labels` must come with the "
+                "images. Received: None."
+            )
+        num_images = ops.cast(ops.shape(x)[0], "float32")
+        parts = self.compute_losses(x, y, y_pred, training)
+        # A replica that is left without images by a short last batch has a mean over nothing.
+        parts = {
+            name: ops.where(num_images > 0, ops.cast(parts[name], "float32"), 0.0)
+            for name in self.loss_names
+        }
+        for tracker in self.loss_trackers:
+            tracker.update_state(parts[tracker.name], sample_weight=num_images)
+        total = sum(parts.values())
+        if _num_replicas() > 1:
+            total = total / _num_replicas()
+        return sum(
+            (self._aggregate_additional_loss(loss) for loss in self.losses), total
+        )
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Returns the running losses; inside `test_step`, what the evaluators need as well.
+
+        Args:
+            x: The images.
+            y: The targets.
+            y_pred: What `call` returned for the images.
+            sample_weight: Not used.
+
+        Returns:
+            `{name: scalar}`, or in a test step `{"logs": {name: scalar}, "batch": ...}`.
+        """
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        if not self._collecting:
+            return logs
+        if not self._evaluators:
+            return {"logs": logs}
+        shape = ops.shape(x)
+        size = ops.stack([ops.cast(side, "int32") for side in shape[1:3]])
+        batch = {
+            "detections": self.decode(y_pred),
+            "targets": y,
+            "image_size": ops.broadcast_to(size, (shape[0], 2)),
+        }
+        return {"logs": logs, "batch": batch}
+
+    def test_step(self, *args):
+        """Runs Keras' own test step, whose result also carries the decoded detections.
+
+        Args:
+            *args: The arguments of the test step of the active backend.
+
+        Returns:
+            What `compute_metrics` returns; on JAX, a tuple of that and the state.
+        """
+        self._collecting = True
+        try:
+            return super().test_step(*args)
+        finally:
+            self._collecting = False
+
+    def predict_step(self, *args):
+        """Runs Keras' own predict step and decodes its result.
+
+        Args:
+            *args: The arguments of the predict step of the active backend.
+
+        Returns:
+            Detections; on JAX, a tuple of them and the state.
+        """
+        outputs = super().predict_step(*args)
+        if keras.backend.backend() == "jax":
+            raw, state = outputs
+            return self.decode(raw), state
+        return self.decode(outputs)
+
+    def make_test_function(self, force=False):
+        """Prepares the function that `evaluate` calls once a batch.
+
+        Args:
+            force: Whether to prepare it anew.
+        """
+        if self.test_function is not None and not force:
+            return
+        if keras.backend.backend() == "tensorflow":
+            step = _tensorflow_test_function(self)
+        else:
+            with _OneStepPerExecution(self):
+                super().make_test_function(force=True)
+            step = self.test_function
+
+        def test_function(*args):
+            outputs = step(*args)
+            if keras.backend.backend() == "jax":
+                outputs, state = outputs
+                return self._collect(outputs), state
+            return self._collect(outputs)
+
+        self.test_function = test_function
+
+    def _collect(self, outputs):
+        """Hands a batch to the evaluators; returns the logs of the step."""
+        if self._evaluating and "batch" in outputs:
+            batch = keras.tree.map_structure(ops.convert_to_numpy, outputs["batch"])
+            for evaluator in self._evaluators:
+                evaluator.update(
+                    batch["detections"],
+                    batch["targets"],
+                    image_size=tuple(batch["image_size"][0]),
+                    resize_policy=self.resize_policy,
+                )
+        return outputs["logs"]
+
+    def evaluate(self, *args, **kwargs):
+        """Returns the losses (means over images) and the metrics of the evaluators.
+
+        Args:
+            *args: Arguments of `keras.Model.evaluate`.
+            **kwargs: Arguments of `keras.Model.evaluate`.
+
+        Returns:
+            With `return_dict=True` a dictionary; else a list: `loss`, the loss parts in the order
+            of `loss_names`, then the evaluators' values in the order of their names.
+
+        Raises:
+            ValueError: If `sample_weight` is given.
+        """
+        self._refuse_weights(super().evaluate, args, kwargs)
+        for evaluator in self._evaluators:
+            evaluator.reset()
+        self._evaluating = True
+        try:
+            with _OneStepPerExecution(self):
+                return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluating = False
+
+    def _get_metrics_result_or_logs(self, logs):
+        # Keras asks here for the final values: before the progress bar and the callbacks' end.
+        results = super()._get_metrics_result_or_logs(logs)
+        if self._evaluating:
+            results = dict(results)
+            for evaluator in self._evaluators:
+                results.update(evaluator.result())
+        return results
+
+    def fit(self, *args, **kwargs):
+        """Trains the model.
+
+        Args:
+            *args: Arguments of `keras.Model.fit`.
+            **kwargs: Arguments of `keras.Model.fit`.
+
+        Returns:
+            The `keras.callbacks.History`.
+
+        Raises:
+            ValueError: If `sample_weight` or `class_weight` is given.
+        """
+        given = self._refuse_weights(super().fit, args, kwargs)
+        if given.get("validation_data") is not None or given.get("validation_split"):
+            for evaluator in self._evaluators:
+                evaluator.reset()  # a missing package is named before the first epoch, not after
+        return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """Runs one training step.
+
+        Args:
+            *args: Arguments of `keras.Model.train_on_batch`.
+            **kwargs: Arguments of `keras.Model.train_on_batch`.
+
+        Returns:
+            The losses, as `keras.Model.train_on_batch` does.
+
+        Raises:
+            ValueError: If `sample_weight` or `class_weight` is given.
+        """
+        self._refuse_weights(super().train_on_batch, args, kwargs)
+        return super().train_on_batch(*args, **kwargs)
+
+    def _refuse_weights(self, method, args, kwargs):
+        given = inspect.signature(method).bind(*args, **kwargs).arguments
+        for name in ("sample_weight", "class_weight"):
+            if given.get(name) is not None:
+                self._refuse(name)
+        return given
+
+    def _refuse(self, argument):
+        raise ValueError(
+            f"{type(self).__name__}: `{argument}` is not supported: the losses of a detector are "
+            "means over sampled anchors and regions, not over images or classes."
+        )
+
+    def export(self, path, format="tf_saved_model", **kwargs):
+        """Writes a SavedModel, see `kvision.export.saved_model`.
+
+        Args:
+            path: Folder to write.
+            format: `"tf_saved_model"`.
+            **kwargs: Arguments of `kvision.export.saved_model`.
+
+        Returns:
+            What `kvision.export.saved_model` returns.
+
+        Raises:
+            ValueError: If another format is asked for.
+        """
+        from kvision.export import saved_model
+
+        if format != "tf_saved_model":
+            raise ValueError(
+                f"{type(self).__name__}: `export` writes format='tf_saved_model' only. "
+                f"Received: {format!r}."
+            )
+        return saved_model(self, path, **kwargs)
+
+    def get_compile_config(self):
+        """Returns the serialised arguments of `compile`.
+
+        Returns:
+            A dictionary, empty before `compile`.
+        """
+        config = super().get_compile_config()
+        if not config:
+            return config
+        for unused in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            del config[unused]
+        evaluators = [keras.saving.serialize_keras_object(e) for e in self._evaluators]
+        return {**config, "evaluator": evaluators}
+
+    def compile_from_config(self, config):
+        """Compiles the model as it was compiled when it was saved.
+
+        Args:
+            config: What `get_compile_config` returned.
+        """
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def get_config(self):
+        """Returns the constructor arguments of this base class.
+
+        Returns:
+            A dictionary that subclasses extend with their own arguments.
+        """
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "image_size": self.image_size,
+            "resize_policy": self.resize_policy,
+        }
+
+
+class _OneStepPerExecution:
+    """Makes a model, and the validation data `fit` has cached in it, go batch by batch."""
+
+    def __init__(self, model):
+        self._model = model
+
+    def __enter__(self):
+        self._steps = self._model.steps_per_execution
+        self._model.steps_per_execution = 1
+        cached = getattr(self._model, "_eval_epoch_iterator", None)
+        if cached is not None:
+            cached.steps_per_execution = 1
+
+    def __exit__(self, *exception):
+        self._model.steps_per_execution = self._steps
+
+
+def _num_replicas():
+    """Returns the number of replicas of the `tf.distribute` strategy in scope."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _tensorflow_test_function(model):
+    """Returns `function(iterator)`: one batch on every replica, their results concatenated."""
+    import tensorflow as tf
+
+    strategy = model.distribute_strategy
+
+    def gather(value):
+        values = strategy.experimental_local_results(value)
+        if len(values) == 1:
+            return values[0]
+        if values[0].shape.rank == 0:
+            return tf.reduce_mean(values, axis=0)
+        return tf.concat(values, axis=0)
+
+    def step(data):
+        return keras.tree.map_structure(
+            gather, strategy.run(model.test_step, args=(data,))
+        )
+
+    if not model.run_eagerly:
+        step = tf.function(
+            step, autograph=False, reduce_retracing=True, jit_compile=model.jit_compile
+        )
+    return lambda iterator: step(next(iterator))
