@@ -1,0 +1,326 @@
+"""RoIAlign: average bilinear samples of a feature map in the bins of each box.
+
+The reference below is separable: a sample's bilinear weights are a product of a row part and a
+column part, so the mean over a bin's grid of samples is `rows @ features @ columns` with
+`rows (bins, H)` and `columns (bins, W)` for each box. No shape in it depends on data, the number
+of samples of the adaptive grid included.
+
+Source: He, Gkioxari, Dollár, Girshick, "Mask R-CNN", 2017, section 3.
+"""
+
+import keras
+from keras import ops
+
+MAX_SAMPLING_RATIO = 128
+
+_BOXES_PER_STEP = 32
+# Samples of an adaptive grid are more than half a cell apart wherever a bin has several, and a
+# cell is touched by samples less than one cell away: by 4 at most, and two for rounding.
+_SAMPLES_PER_CELL = 6
+
+
+def roi_align(
+    features,
+    boxes,
+    *,
+    output_size,
+    spatial_scale=1.0,
+    sampling_ratio=0,
+    aligned=True,
+):
+    """Pools the features below each box to a fixed grid of bins by averaging bilinear samples.
+
+    A box of width `w` on the feature map has bins of width `w / output_width`, each sampled on an
+    evenly spaced grid; likewise in height. Nothing is rounded. A sample more than one cell outside
+    the map counts as zero; nearer ones read the border cell.
+
+    - A box with a NaN or infinite corner, or too large for its dtype, gives zeros.
+    - A box of no or negative extent has, if `aligned`, no samples in the adaptive grid and gives
+      zeros; a fixed grid is sampled as it stands, mirrored where corners are reversed. Not
+      `aligned`, its extent is raised to one cell.
+    - Samples of an adaptive grid that fall off the map are counted, not visited.
+
+    Gradients flow to `features` only, never to `boxes`.
+
+    Args:
+        features: Float tensor of shape `(batch, height, width, channels)`.
+        boxes: Tensor of shape `(batch, num_boxes, 4)`, `xyxy` in pixels of the image. Computed
+            with in float32, or in float64 beside float64 features; half-precision boxes are
+            refused, for they cannot hold pixel coordinates.
+        output_size: Number of bins, an int or a pair `(height, width)`.
+        spatial_scale: Cells of the feature map per pixel, greater than 0: `1 / stride`.
+        sampling_ratio: Samples of a bin along each axis, at most 128; 0 takes as many as the bin
+            has cells, rounded up.
+        aligned: Whether pixel centres lie at half-integers, so that a box is shifted by half a
+            cell before sampling. `False` is the convention of Faster R-CNN in torchvision, and
+            raises boxes to one cell.
+
+    Returns:
+        Tensor of shape `(batch, num_boxes, output_height, output_width, channels)` of the dtype
+        of `features`. Half types are accumulated in float32.
+
+    Raises:
+        ValueError: If an argument has a wrong value, or a tensor a wrong rank, batch or dtype.
+    """
+    operation = RoIAlignOperation(
+        output_size=output_size,
+        spatial_scale=spatial_scale,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+    )
+    if keras.utils.is_keras_tensor(features) or keras.utils.is_keras_tensor(boxes):
+        return operation.symbolic_call(features, boxes)
+    return operation.call(features, boxes)
+
+
+@keras.saving.register_keras_serializable("kvision")
+class RoIAlignOperation(keras.Operation):
+    """`roi_align` as a node of a functional model. Arguments as there."""
+
+    def __init__(
+        self,
+        *,
+        output_size,
+        spatial_scale=1.0,
+        sampling_ratio=0,
+        aligned=True,
+        name=None,
+    ):
+        super().__init__(name=name)
+        self.output_size = standardize_output_size("roi_align", output_size)
+        check_sampling("roi_align", spatial_scale, sampling_ratio)
+        self.spatial_scale = float(spatial_scale)
+        self.sampling_ratio = int(sampling_ratio)
+        self.aligned = bool(aligned)
+
+    def call(self, features, boxes):
+        features = ops.convert_to_tensor(features)
+        boxes = ops.convert_to_tensor(boxes)
+        check_tensors("roi_align", features, boxes)
+        levels = ops.zeros(ops.shape(boxes)[:2], dtype="int32")
+        return align_levels(
+            [features],
+            boxes,
+            levels,
+            spatial_scales=[self.spatial_scale],
+            output_size=self.output_size,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
+        )
+
+    def compute_output_spec(self, features, boxes):
+        check_tensors("roi_align", features, boxes)
+        return keras.KerasTensor(
+            output_shape(features.shape, boxes.shape, self.output_size),
+            dtype=features.dtype,
+        )
+
+
+def standardize_output_size(name, output_size):
+    """Returns `output_size`, an int or a pair, as a pair of positive ints."""
+    pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if len(pair) != 2 or any(int(bins) != bins or bins < 1 for bins in pair):
+        raise ValueError(
+            f"{name}: `output_size` must be a positive int or a pair (height, width) of them. "
+            f"Received: {output_size}."
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def check_sampling(name, spatial_scale, sampling_ratio):
+    """Raises `ValueError` unless the scale is positive and the sampling ratio in range."""
+    if not 0 < spatial_scale < float("inf"):
+        raise ValueError(
+            f"{name}: `spatial_scale` must be positive and finite. Received: {spatial_scale}."
+        )
+    if int(sampling_ratio) != sampling_ratio or not 0 <= sampling_ratio <= MAX_SAMPLING_RATIO:
+        raise ValueError(
+            f"{name}: `sampling_ratio` must be an int between 0 (adaptive) and "
+            f"{MAX_SAMPLING_RATIO}. Received: {sampling_ratio}."
+        )
+
+
+def check_tensors(name, features, boxes, features_name="features"):
+    """Raises `ValueError` for ranks, static sizes or dtypes that `roi_align` does not take."""
+    feature_shape, box_shape = tuple(features.shape), tuple(boxes.shape)
+    if len(feature_shape) != 4:
+        raise ValueError(
+            f"{name}: `{features_name}` must have shape (batch, height, width, channels). "
+            f"Received: {feature_shape}."
+        )
+    if len(box_shape) != 3 or box_shape[2] not in (4, None):
+        raise ValueError(
+            f"{name}: `boxes` must have shape (batch, num_boxes, 4). Received: {box_shape}."
+        )
+    if None not in (feature_shape[0], box_shape[0]) and feature_shape[0] != box_shape[0]:
+        raise ValueError(
+            f"{name}: `{features_name}` and `boxes` must have the same batch size. "
+            f"Received: {feature_shape} and {box_shape}."
+        )
+    dtype = keras.backend.standardize_dtype(features.dtype)
+    if dtype not in ("float16", "bfloat16", "float32", "float64"):
+        raise ValueError(
+            f"{name}: `{features_name}` must be float16, bfloat16, float32 or float64. "
+            f"Received: {dtype}."
+        )
+    box_dtype = keras.backend.standardize_dtype(boxes.dtype)
+    if box_dtype in ("float16", "bfloat16", "bool", "string") or box_dtype.startswith("complex"):
+        raise ValueError(
+            f"{name}: `boxes` must be float32 or float64: pixel coordinates lose their fractions "
+            f"in half precision. Received: {box_dtype}."
+        )
+
+
+def output_shape(feature_shape, box_shape, output_size):
+    """The one formula of the result's shape; `None` stands for what is unknown."""
+    batch = box_shape[0] if box_shape[0] is not None else feature_shape[0]
+    return (batch, box_shape[1], *output_size, feature_shape[3])
+
+
+def align_levels(features, boxes, levels, *, spatial_scales, output_size, sampling_ratio, aligned):
+    """RoIAlign of each box on its own level of a list of feature maps.
+
+    Args:
+        features: List of feature maps `(batch, height, width, channels)` of one dtype.
+        boxes: Tensor `(batch, num_boxes, 4)`.
+        levels: Int tensor `(batch, num_boxes)`: the index of the map that a box reads. A box
+            whose index is out of range gives zeros.
+        spatial_scales: The spatial scale of each map.
+        output_size: Pair `(height, width)`.
+        sampling_ratio: As in `roi_align`.
+        aligned: As in `roi_align`.
+
+    Returns:
+        Tensor `(batch, num_boxes, output_height, output_width, channels)`.
+    """
+    dtype = keras.backend.standardize_dtype(features[0].dtype)
+    compute_dtype = "float64" if dtype == "float64" else "float32"
+    boxes = ops.stop_gradient(ops.cast(boxes, compute_dtype))
+    return _align_levels_reference(
+        features, boxes, levels, spatial_scales, output_size, sampling_ratio, aligned
+    )
+
+
+def _align_levels_reference(
+    features, boxes, levels, spatial_scales, output_size, sampling_ratio, aligned
+):
+    """`align_levels` in `keras.ops`.
+
+    Every box meets every level, with zero weight on all but its own, so that no shape depends on
+    data: `height * width * channels * output_height` multiply-adds a box and level.
+    """
+    result = 0.0
+    for index, (level_features, scale) in enumerate(zip(features, spatial_scales, strict=True)):
+        height, width = ops.shape(level_features)[1:3]
+        rows, columns = _bin_weights(
+            boxes, height, width, scale, output_size, sampling_ratio, aligned
+        )
+        on_level = ops.cast(levels == index, rows.dtype)
+        rows = rows * on_level[:, :, None, None]
+        result = result + _contract(ops.cast(level_features, rows.dtype), rows, columns)
+    result = ops.cast(result, features[0].dtype)
+    return ops.reshape(
+        result,
+        (*ops.shape(boxes)[:2], *output_size, ops.shape(features[0])[3]),
+    )
+
+
+def _contract(features, rows, columns):
+    """`rows @ features @ columns` of each box.
+
+    A few boxes are taken at a time: for all at once, the product after the first contraction
+    would be `num_boxes * output_height / height` times the feature map.
+
+    Args:
+        features: Tensor `(batch, height, width, channels)`.
+        rows: Tensor `(batch, num_boxes, output_height, height)`.
+        columns: Tensor `(batch, num_boxes, output_width, width)`.
+
+    Returns:
+        Tensor `(batch, num_boxes, output_height, output_width, channels)`.
+    """
+
+    def contract_step(weights):
+        step_rows, step_columns = weights
+        partial = ops.einsum("bnih,bhwc->bniwc", step_rows, features)
+        return ops.matmul(ops.expand_dims(step_columns, 2), partial)
+
+    num_boxes = rows.shape[1]
+    if num_boxes is not None and num_boxes <= _BOXES_PER_STEP:
+        return contract_step((rows, columns))
+    results = ops.map(contract_step, (_in_steps(rows), _in_steps(columns)))
+    steps, batch, size, height, width, channels = ops.shape(results)
+    results = ops.reshape(
+        ops.transpose(results, (1, 0, 2, 3, 4, 5)),
+        (batch, steps * size, height, width, channels),
+    )
+    return results[:, : ops.shape(rows)[1]]
+
+
+def _in_steps(weights):
+    """Splits `(batch, num_boxes, ...)` into `(steps, batch, boxes a step, ...)`, padded by 0."""
+    batch, num_boxes, bins, size = ops.shape(weights)
+    # Rounded up to at least one step: a loop of no steps has no result to take a shape from.
+    steps = (num_boxes + _BOXES_PER_STEP) // _BOXES_PER_STEP
+    padding = ops.zeros((batch, steps * _BOXES_PER_STEP - num_boxes, bins, size), weights.dtype)
+    weights = ops.concatenate([weights, padding], axis=1)
+    weights = ops.reshape(weights, (batch, steps, _BOXES_PER_STEP, bins, size))
+    return ops.transpose(weights, (1, 0, 2, 3, 4))
+
+
+def _bin_weights(boxes, height, width, spatial_scale, output_size, sampling_ratio, aligned):
+    """Weights of the rows and of the columns in each bin of each box.
+
+    Returns:
+        Two tensors, `(batch, num_boxes, output_height, height)` and
+        `(batch, num_boxes, output_width, width)`. All are zero for a box that is not finite.
+    """
+    corners = boxes * spatial_scale - (0.5 if aligned else 0.0)
+    start, extent = corners[..., :2], corners[..., 2:] - corners[..., :2]
+    finite = ops.all(ops.isfinite(ops.concatenate([corners, extent], axis=-1)), axis=-1)
+    start = ops.where(finite[..., None], start, 0.0)
+    extent = ops.where(finite[..., None], extent, 0.0)
+    if not aligned:
+        extent = ops.maximum(extent, 1.0)
+    columns = _axis_weights(start[..., 0], extent[..., 0], output_size[1], width, sampling_ratio)
+    rows = _axis_weights(start[..., 1], extent[..., 1], output_size[0], height, sampling_ratio)
+    finite = ops.cast(finite, rows.dtype)[..., None, None]
+    return rows * finite, columns * finite
+
+
+def _axis_weights(start, extent, bins, size, sampling_ratio):
+    """Mean bilinear weight of every cell in every bin along one axis.
+
+    Args:
+        start: Tensor `(batch, num_boxes)`: where the first bin begins, in cells.
+        extent: Tensor `(batch, num_boxes)`: the length of all bins together.
+        bins: Number of bins.
+        size: Number of cells.
+        sampling_ratio: Samples of a bin, 0 for `ceil(extent / bins)`.
+
+    Returns:
+        Tensor `(batch, num_boxes, bins, size)`.
+    """
+    dtype = start.dtype
+    cells = ops.cast(ops.arange(size), dtype)
+    last_cell = ops.cast(size - 1, dtype)
+    bin_extent = (extent / bins)[..., None, None]
+    bin_start = start[..., None, None] + ops.cast(ops.arange(bins), dtype)[:, None] * bin_extent
+    if sampling_ratio > 0:
+        count = ops.cast(sampling_ratio, dtype)
+        first, samples_per_cell = ops.zeros_like(bin_start), sampling_ratio
+    else:
+        # Only the samples that can touch a cell: `first` is the index of the first of them.
+        count = ops.ceil(bin_extent)
+        spacing = ops.maximum(bin_extent / ops.maximum(count, 1.0), 0.5)
+        first = ops.floor((cells - 1.0 - bin_start) / spacing - 1.0)
+        first = ops.where(count > 1.0, ops.maximum(first, 0.0), 0.0)
+        samples_per_cell = _SAMPLES_PER_CELL
+    weights = 0.0
+    for offset in range(samples_per_cell):
+        index = first + offset
+        position = bin_start + (index + 0.5) * bin_extent / ops.maximum(count, 1.0)
+        counted = (index < count) & (position >= -1.0) & (position <= last_cell + 1.0)
+        distance = ops.abs(ops.clip(position, 0.0, last_cell) - cells)
+        weights = weights + ops.where(counted, ops.maximum(1.0 - distance, 0.0), 0.0)
+    return weights / ops.maximum(count, 1.0)
