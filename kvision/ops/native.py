@@ -131,6 +131,11 @@ def _add_gradient(op_type: str, gradient: Callable | None) -> None:
             _register(op_type, gradient)
 
 
+def library_path() -> Path:
+    """Where the native library stands, or would stand: what `tf.load_op_library` and `TF_LoadLibrary` take."""
+    return _LIBRARY
+
+
 @contextlib.contextmanager
 def implementation(name: str) -> Iterator[None]:
     """Context manager that fixes which implementation the ops called in it, or traced in it, use.
