@@ -10,7 +10,8 @@ namespace kvision {
 inline auto PoolFor(tensorflow::OpKernelContext* ctx) {
   tensorflow::thread::ThreadPool* pool = ctx->device()->tensorflow_cpu_worker_threads()->workers;
   return [pool](int64_t total, int64_t cost, RangeBody body) {
-    pool->ParallelFor(total, cost, [&body](int64_t begin, int64_t end) { body(begin, end); });
+    pool->ParallelFor(total, tensorflow::thread::ThreadPool::SchedulingParams::Adaptive(cost),
+                      [&body](int64_t begin, int64_t end) { body(begin, end); });
   };
 }
 

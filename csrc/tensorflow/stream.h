@@ -2,6 +2,7 @@
 #pragma once
 
 #include "tensorflow/core/framework/op_kernel.h"
+#include "xla/stream_executor/stream.h"
 
 namespace kvision {
 
