@@ -155,6 +155,22 @@ def check_resize(name, image_size, policy):
         raise ValueError(
             f"{name}: the resize policy must be one of {RESIZE_POLICIES}. Received: {policy!r}."
         )
+    return check_image_size(name, image_size)
+
+
+def check_image_size(name, image_size):
+    """Check the size of an image.
+
+    Args:
+        name: str, the function or class that speaks in the error.
+        image_size: ``(H, W)``, to be two positive ints.
+
+    Returns:
+        ``(H, W)`` as Python ints.
+
+    Raises:
+        ValueError: it is something else.
+    """
     try:
         height, width = (int(side) for side in image_size)
     except (TypeError, ValueError):

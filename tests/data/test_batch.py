@@ -1,0 +1,102 @@
+import keras
+import numpy as np
+import pytest
+
+from kvision.data import as_dataset, to_fit
+
+
+def batch_of(n):
+    rng = np.random.default_rng(1)
+    return {
+        "images": rng.integers(0, 256, (n, 8, 8, 3)).astype("uint8"),
+        "bounding_boxes": {
+            "boxes": rng.random((n, 2, 4)).astype("float32"),
+            "labels": rng.integers(-1, 3, (n, 2)).astype("int32"),
+            "is_crowd": np.zeros((n, 2), bool),
+        },
+        "instance_masks": np.zeros((n, 8, 8, 1), "int32"),
+        "image_id": np.arange(n, dtype="int32"),
+        "original_size": np.full((n, 2), 8, "int32"),
+    }
+
+
+def test_to_fit_splits_arrays():
+    batch = batch_of(3)
+    images, targets = to_fit(batch)
+    assert images is batch["images"]
+    assert set(targets) == {"boxes", "labels", "is_crowd", "image_id", "original_size"}
+    assert targets["boxes"] is batch["bounding_boxes"]["boxes"]
+
+
+def test_to_fit_says_what_is_missing():
+    with pytest.raises(ValueError, match=r"to_fit: the batch has no \['bounding_boxes'\]"):
+        to_fit({"images": 1})
+
+
+def test_arrays_go_into_fit_without_tf_data():
+    """The nested targets arrive in `compute_loss`, batch by batch, on any backend."""
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+            self.dense.build((None, 3))
+
+        def call(self, images):
+            return self.dense(keras.ops.mean(keras.ops.cast(images, "float32") / 255, (1, 2)))
+
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean(y_pred) + keras.ops.sum(y["boxes"]) * 0
+
+    model = Model()
+    model.compile("sgd")
+    history = model.fit(*to_fit(batch_of(4)), batch_size=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
+class TestTensorFlow:
+    @pytest.fixture(autouse=True)
+    def _tensorflow(self):
+        pytest.importorskip("tensorflow")
+
+    def test_the_view_holds_the_arrays_in_order(self):
+        batch = batch_of(5)
+        parts = list(as_dataset(batch, 2).as_numpy_iterator())
+        assert [len(part["images"]) for part in parts] == [2, 2, 1]
+        for key in ("images", "image_id", "original_size", "instance_masks"):
+            joined = np.concatenate([part[key] for part in parts])
+            np.testing.assert_array_equal(joined, batch[key])
+            assert joined.dtype == batch[key].dtype
+
+    def test_drop_remainder_gives_static_batches(self):
+        dataset = as_dataset(batch_of(5), 2, drop_remainder=True)
+        assert dataset.cardinality() == 2
+        assert dataset.element_spec["bounding_boxes"]["boxes"].shape == (2, 2, 4)
+
+    def test_shuffling_is_set_by_its_seed_and_keeps_images_with_their_boxes(self):
+        batch = batch_of(16)
+
+        def ids(seed):
+            dataset = as_dataset(batch, 4, shuffle=True, seed=seed)
+            epochs = [list(dataset.as_numpy_iterator()) for _ in range(2)]
+            for part in epochs[0]:
+                np.testing.assert_array_equal(
+                    part["bounding_boxes"]["boxes"],
+                    batch["bounding_boxes"]["boxes"][part["image_id"]],
+                )
+                np.testing.assert_array_equal(part["images"], batch["images"][part["image_id"]])
+            return [
+                np.concatenate([part["image_id"] for part in epoch]).tolist() for epoch in epochs
+            ]
+
+        first, again, other = ids(1), ids(1), ids(2)
+        assert first == again != other
+        assert first[0] != first[1]
+        assert sorted(first[0]) == sorted(first[1]) == list(range(16))
+
+    def test_to_fit_maps_a_dataset(self):
+        images, targets = next(to_fit(as_dataset(batch_of(4), 2)).as_numpy_iterator())
+        assert images.shape == (2, 8, 8, 3)
+        assert targets["boxes"].shape == (2, 2, 4)
+        direct = next(as_dataset(batch_of(4), 2).map(to_fit).as_numpy_iterator())
+        np.testing.assert_array_equal(direct[1]["boxes"], targets["boxes"])
