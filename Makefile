@@ -1,8 +1,48 @@
-PYTHON ?= .venv/bin/python
+# make setup | demo | test | lint | format | bench | conformance | clean
+# Everything happens in .venv, which the first target called makes. PYTHON=python3.12 chooses the Python it is made with.
 
-.PHONY: build
+SHELL := /bin/sh
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEMO_SEED ?= 7
+export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-# The native library of a working tree, incrementally, into kvision/.
+.PHONY: setup demo test lint format bench conformance clean build
+
+setup: $(VENV)/.built
+
+# Everything but the native library. A set-up that was broken off starts afresh, from pip's cache.
+$(VENV)/.installed: pyproject.toml setup.py
+	@test -f $@ || { python=$$(tools/prerequisites.sh) && rm -rf $(VENV) && "$$python" -m venv $(VENV); }
+	@rm -f $@
+	$(RUN) -m pip install -q --disable-pip-version-check --upgrade \
+		$$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
+	KVISION_BUILD_OPS=0 $(RUN) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[all,dev]'
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.installed CMakeLists.txt $(shell find csrc -type f)
+	KVISION_BUILD_DIR=build/venv $(RUN) setup.py -q build_ext --inplace
+	@touch $@
+
+demo: setup
+	$(RUN) examples/demo.py --seed $(DEMO_SEED)
+
+test: setup
+	KVISION_REQUIRE_OPS=1 $(RUN) -m pytest
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'examples/*.c')
+
+format: setup
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'examples/*.c')
+
+clean:
+	rm -rf $(VENV) build out dist *.egg-info kvision/*.so
+
 build:
 	@mkdir -p build
 	flock build/.lock sh -ec 'test -f build/dev/build.ninja || $(PYTHON) -m cmake -G Ninja -S . -B build/dev \

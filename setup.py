@@ -1,4 +1,4 @@
-"""The part of the build that pyproject.toml cannot say: CMake builds the native library, and which TensorFlow is required depends on the machine."""
+"""What pyproject.toml cannot say: CMake builds the library; the TensorFlow required varies."""
 
 import os
 import platform
@@ -16,14 +16,16 @@ OPTIONS = ("KVISION_TF", "KVISION_CUDA", "KVISION_CUDA_ARCHITECTURES")
 
 
 def tensorflow_requirement() -> list[str]:
-    """The distribution of TensorFlow to require: two of them in one environment overwrite each other's files."""
+    """Which distribution of TensorFlow to require: two in one environment overwrite each other."""
     name = os.environ.get("KVISION_TENSORFLOW", "")
     if not name:
         installed = any(Path(sysconfig.get_path("purelib")).glob("tensorflow-2*.dist-info"))
         on_linux_x86 = sys.platform == "linux" and platform.machine() == "x86_64"
         name = "tensorflow-cpu" if on_linux_x86 and not installed else "tensorflow"
     if name not in ("tensorflow", "tensorflow-cpu", "none"):
-        raise ValueError(f"KVISION_TENSORFLOW must be tensorflow, tensorflow-cpu or none. Received: {name}")
+        raise ValueError(
+            f"KVISION_TENSORFLOW must be tensorflow, tensorflow-cpu or none. Received: {name}"
+        )
     return [] if name == "none" else [f"{name}==2.21.*"]
 
 
