@@ -1,8 +1,8 @@
 """The native library: loading it, choosing it, and saying why it cannot be had.
 
-The library is loaded when an op first wants it, never by `import kvision`. It holds TensorFlow ops,
-so it is wanted on the TensorFlow backend only, and only the TensorFlow it was built for can load it.
-Without it every op runs through its reference implementation, after one warning; with
+The library is loaded when an op first wants it, never by `import kvision`. It holds TensorFlow
+ops, so it is wanted on the TensorFlow backend only, and only the TensorFlow it was built for can
+load it. Without it every op runs through its reference implementation, after one warning; with
 `KVISION_REQUIRE_OPS=1` in the environment that warning is an error.
 """
 
@@ -110,7 +110,7 @@ def load_ops() -> None:
 
 
 def register_gradient(op_type: str) -> Callable[[Callable], Callable]:
-    """Decorator: the function is the gradient of a native op, registered once the library is loaded.
+    """Decorator: the function is the gradient of a native op, registered with the library.
 
     Args:
         op_type: The op's registered name, such as `"Kvision>RoiAlign"`.
