@@ -14,8 +14,10 @@ _FEATURES = ("avx", "avx2", "fma", "f16c", "avx512f")
 
 def show_versions() -> None:
     """Prints the versions of everything kvision stands on, and the state of its native library."""
+    import kvision
+
     lines = {
-        "kvision": _version("kvision"),
+        "kvision": kvision.__version__,
         "Python": platform.python_version(),
         "system": platform.platform(),
         "CPU": f"{_cpu_model()} ({' '.join(_cpu_features())})",
@@ -68,9 +70,8 @@ def _native_state() -> str:
 def _cpu_info(key: str) -> str:
     try:
         with open("/proc/cpuinfo") as lines:
-            return next(
-                (line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), ""
-            )
+            found = (line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
+            return next(found, "")
     except OSError:
         return ""
 

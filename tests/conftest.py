@@ -16,7 +16,7 @@ def _seed():
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data sets beside the repository; tests that need it are skipped without."""
+    """Real data sets beside the repository; without them the tests that need them skip."""
     path = Path(os.environ.get("KVISION_DATA", _ROOT.parent / "shared" / "data"))
     if not path.is_dir():
         pytest.skip(f"no data sets in {path} (KVISION_DATA names another place)")
