@@ -18,8 +18,8 @@ class COCODetectionMetrics(CollectedDetections):
 
     `AP` is the mean over classes and over the IoU thresholds 0.50, 0.55, ..., 0.95 of the precision
     at 101 recalls; `AP50` and `AP75` are at one threshold; `_small`, `_medium` and `_large` count
-    objects of areas up to 32², up to 96² and beyond, in pixels of the original images; `AR_n` is the
-    mean recall with at most n detections an image. Crowd boxes take up any number of detections
+    objects of areas up to 32², up to 96² and beyond, in pixels of the original images; `AR_n` is
+    the mean recall with at most n detections an image. Crowd boxes take up any number of detections
     without counting either way. A value that is not defined, because no such object exists, is NaN
     (COCO's own tool writes -1).
 
@@ -66,12 +66,8 @@ class COCODetectionMetrics(CollectedDetections):
             for index, label in enumerate(evaluation.params.catIds):
                 values = precision[:, :, index]
                 if (values > -1).any():
-                    statistics[f"AP/{self._class_name(label)}"] = values[
-                        values > -1
-                    ].mean()
-        return {
-            name: float(v) if v > -1 else float("nan") for name, v in statistics.items()
-        }
+                    statistics[f"AP/{self._class_name(label)}"] = values[values > -1].mean()
+        return {name: float(v) if v > -1 else float("nan") for name, v in statistics.items()}
 
     def _class_name(self, label):
         return str(label) if self.class_names is None else self.class_names[label]
@@ -102,9 +98,7 @@ class COCODetectionMetrics(CollectedDetections):
             "images": [{"id": image_id} for image_id in range(len(self.images))],
             "categories": [{"id": label, "name": str(label)} for label in labels],
         }
-        return [
-            _indexed(coco, {**shared, "annotations": boxes}) for boxes in (truth, found)
-        ]
+        return [_indexed(coco, {**shared, "annotations": boxes}) for boxes in (truth, found)]
 
     def get_config(self):
         """Returns the constructor arguments.
@@ -113,18 +107,6 @@ class COCODetectionMetrics(CollectedDetections):
             A dictionary.
         """
         return {"per_class": self.per_class, "class_names": self.class_names}
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the metrics anew.
-
-        Args:
-            config: What `get_config` returned.
-
-        Returns:
-            `COCODetectionMetrics`, with nothing collected.
-        """
-        return cls(**config)
 
 
 def _evaluator():

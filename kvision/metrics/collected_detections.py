@@ -47,8 +47,20 @@ class CollectedDetections:
 
     @property
     def images(self):
-        """`{image id: ImageRecord}` in order of arrival."""
-        return self._images
+        """`{image id: ImageRecord}` by rising id, so that the order of the batches is of no account."""
+        return {image_id: self._images[image_id] for image_id in sorted(self._images)}
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the metrics anew.
+
+        Args:
+            config: What `get_config` returned.
+
+        Returns:
+            Metrics of the same arguments, with nothing collected.
+        """
+        return cls(**config)
 
     def update(self, detections, targets, *, image_size=None, resize_policy=None):
         """Adds a batch.
@@ -69,9 +81,7 @@ class CollectedDetections:
         for index in range(len(targets["labels"])):
             one = {name: value[index] for name, value in targets.items()}
             found = {name: value[index] for name, value in detections.items()}
-            image_id = (
-                one["image_id"].item() if "image_id" in one else len(self._images)
-            )
+            image_id = one["image_id"].item() if "image_id" in one else len(self._images)
             if image_id not in self._images:
                 self._images[image_id] = _record(one, found, image_size, resize_policy)
 
