@@ -89,7 +89,7 @@ def kept_boxes(boxes, scores, iou_threshold, max_kept=None):
         return item + 1, ops.scatter_update(keep, index, item_keep[None])
 
     _, keep = ops.while_loop(
-        lambda item, _: item < items,
+        lambda item, _: ops.logical_and(item < items, num_boxes > 0),
         next_item,
         (ops.convert_to_tensor(0, dtype="int32"), ops.zeros((items, num_boxes), dtype="int32")),
     )
