@@ -199,9 +199,10 @@ class _Parts:
     def relu(self, x, name):
         return layers.ReLU(dtype=self.dtype, name=name)(x)
 
-    def residual(self, x, shortcut, strides, prefix):
-        """Sum with the shortcut, projected where the shapes differ, then ReLU."""
-        if strides > 1 or shortcut.shape[-1] != x.shape[-1]:
+    def residual(self, x, shortcut, prefix, *, strides, dilations):
+        """Sum with the shortcut, projected where resolution or channels change, then ReLU."""
+        resampled = strides > 1 or dilations[0] != dilations[1]
+        if resampled or shortcut.shape[-1] != x.shape[-1]:
             names = (f"{prefix}shortcut_conv", f"{prefix}shortcut_norm")
             shortcut = self.conv_norm(shortcut, x.shape[-1], 1, strides=strides, names=names)
         x = layers.Add(dtype=self.dtype, name=f"{prefix}add")([shortcut, x])
@@ -215,7 +216,7 @@ def _basic_block(parts, inputs, width, *, strides, dilations, version, prefix):
     x = parts.conv_norm(inputs, width, 3, strides=strides, dilation=dilations[0], names=names[0])
     x = parts.relu(x, f"{prefix}relu1")
     x = parts.conv_norm(x, width, 3, dilation=dilations[1], names=names[1])
-    return parts.residual(x, inputs, strides, prefix)
+    return parts.residual(x, inputs, prefix, strides=strides, dilations=dilations)
 
 
 def _bottleneck_block(parts, inputs, width, *, strides, dilations, version, prefix):
@@ -232,7 +233,7 @@ def _bottleneck_block(parts, inputs, width, *, strides, dilations, version, pref
     x = parts.conv_norm(x, width, 3, strides=second, dilation=dilation, names=names[1])
     x = parts.relu(x, f"{prefix}relu2")
     x = parts.conv_norm(x, 4 * width, 1, names=names[2])
-    return parts.residual(x, inputs, strides, prefix)
+    return parts.residual(x, inputs, prefix, strides=strides, dilations=dilations)
 
 
 def _check_choice(argument, value, choices):
