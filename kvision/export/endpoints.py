@@ -1,0 +1,152 @@
+"""What the signatures of an exported detector compute: an image in, detections in its own pixels.
+
+The functions run eagerly on the live model, and are traced into the SavedModel: the exporter
+compares the two.
+"""
+
+from kvision.boxes.resize import PADDING_COLOR, resize_images, restore_boxes
+from kvision.export.requests import decode_image, looks_whole
+
+SIZE_MULTIPLE = 32
+"""A model without an image size of its own gets encoded images padded to a multiple of this."""
+
+
+class Endpoints:
+    """A detector between a client's images and a client's boxes.
+
+    Every function returns ``{"boxes": (B, K, 4) float32, "scores": (B, K) float32,
+    "labels": (B, K) int32, "num_detections": (B,) int32}``. Boxes are xyxy in the pixels of each
+    image as the client sent it.
+
+    Args:
+        model: a `kvision.models.detection.Detector`. With an ``image_size`` every image is resized
+            to it by the model's ``resize_policy``; without, images are used as they are.
+    """
+
+    def __init__(self, model):
+        import tensorflow as tf
+
+        self._model = model
+        self._image_size = model.image_size
+        self._resize_policy = model.resize_policy
+        self._blank = tf.io.encode_png(tf.zeros((1, 1, 3), "uint8"))
+        self._class_names = [str(name) for name in model.class_names or range(model.num_classes)]
+
+    def detect(self, images):
+        """Detections in images of one size.
+
+        Args:
+            images: ``(B, H, W, 3)``, uint8 or float32 in 0..255.
+        """
+        import tensorflow as tf
+
+        count, *size, channels = tf.unstack(tf.shape(images))
+        images = _never_empty(images, tf.zeros((1, *size, channels), images.dtype))
+        sizes = tf.tile([size], [tf.shape(images)[0], 1])
+        if self._image_size is not None:
+            images = resize_images(images, self._image_size, self._resize_policy)
+        return _first(count, self._detect(images, sizes))
+
+    def detect_encoded(self, encoded_images):
+        """Detections in JPEG and PNG strings of any sizes.
+
+        A string that is no whole JPEG or PNG gets ``num_detections`` -1 and no boxes.
+
+        Args:
+            encoded_images: string ``(B,)``.
+        """
+        import tensorflow as tf
+
+        strings = _never_empty(encoded_images, self._blank[None])
+        whole = looks_whole(strings)
+        strings = tf.where(whole, strings, self._blank)
+        load = self._load_padded if self._image_size is None else self._load_resized
+        detections = self._detect(*load(strings))
+        nothing = {"boxes": 0.0, "scores": 0.0, "labels": -1, "num_detections": -1}
+        detections = {
+            name: tf.where(tf.reshape(whole, [-1] + [1] * (value.shape.rank - 1)), value, none)
+            for name, none in nothing.items()
+            for value in [detections[name]]
+        }
+        return _first(tf.shape(encoded_images)[0], detections)
+
+    def class_names(self):
+        """The name of each class: string ``(num_classes,)``, the number where it has no name."""
+        import tensorflow as tf
+
+        return {"class_names": tf.constant(self._class_names)}
+
+    def _detect(self, images, sizes):
+        """Detections in images of the model's size, carried to the clients' sizes ``(B, 2)``."""
+        import tensorflow as tf
+
+        raw = self._model(tf.cast(images, "float32"), training=False)
+        detections = self._model.decode(raw)
+        boxes = detections["boxes"]
+        if self._image_size is not None:
+            boxes = restore_boxes(boxes, sizes, self._image_size, self._resize_policy)
+        else:
+            edges = tf.cast(tf.gather(sizes, [1, 0, 1, 0], axis=-1), boxes.dtype)[:, None]
+            boxes = tf.clip_by_value(boxes, 0, edges)
+        return {**detections, "boxes": boxes}
+
+    def _load_resized(self, strings):
+        """Decoded images ``(B, *image_size, 3)`` and their own sizes ``(B, 2)``."""
+        import tensorflow as tf
+
+        def load(string):
+            image = decode_image(string)
+            return resize_images(image, self._image_size, self._resize_policy), tf.shape(image)[:2]
+
+        return tf.map_fn(
+            load,
+            strings,
+            fn_output_signature=(
+                tf.TensorSpec((*self._image_size, 3), "uint8"),
+                tf.TensorSpec((2,), "int32"),
+            ),
+        )
+
+    def _load_padded(self, strings):
+        """Decoded images, padded at the right and below to one size, and their sizes ``(B, 2)``."""
+        import tensorflow as tf
+
+        count = tf.shape(strings)[0]
+        images = tf.TensorArray(
+            "uint8", count, clear_after_read=False, infer_shape=False, element_shape=(None, None, 3)
+        )
+        _, images = tf.while_loop(
+            lambda index, _: index < count,
+            lambda index, array: (index + 1, array.write(index, decode_image(strings[index]))),
+            (0, images),
+        )
+        sizes = tf.map_fn(
+            lambda index: tf.shape(images.read(index))[:2],
+            tf.range(count),
+            fn_output_signature=tf.TensorSpec((2,), "int32"),
+        )
+        padded = -(-tf.reduce_max(sizes, axis=0) // SIZE_MULTIPLE) * SIZE_MULTIPLE
+
+        def pad(index):
+            image = tf.cast(images.read(index), "float32") - PADDING_COLOR
+            after = tf.concat([padded - tf.shape(image)[:2], [0]], axis=0)
+            return tf.pad(image, tf.stack([[0, 0, 0], after], axis=-1)) + PADDING_COLOR
+
+        images = tf.map_fn(
+            pad,
+            tf.range(count),
+            fn_output_signature=tf.TensorSpec((None, None, 3), "float32"),
+        )
+        return images, sizes
+
+
+def _never_empty(batch, spare):
+    """The batch, or the spare one where it is empty: TensorFlow's convolutions fail on nothing."""
+    import tensorflow as tf
+
+    return tf.concat([batch, spare[: tf.maximum(1 - tf.shape(batch)[0], 0)]], axis=0)
+
+
+def _first(count, detections):
+    """The detections of the first images."""
+    return {name: value[:count] for name, value in detections.items()}
