@@ -4,6 +4,7 @@
 SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin/python
+QUIETLY := -q --disable-pip-version-check
 DEMO_SEED ?= 7
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -15,13 +16,15 @@ setup: $(VENV)/.built
 $(VENV)/.installed: pyproject.toml setup.py
 	@test -f $@ || { python=$$(tools/prerequisites.sh) && rm -rf $(VENV) && "$$python" -m venv $(VENV); }
 	@rm -f $@
-	$(RUN) -m pip install -q --disable-pip-version-check --upgrade \
+	@echo "Installing TensorFlow and everything else into $(VENV)"
+	$(RUN) -m pip install $(QUIETLY) --upgrade \
 		$$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
-	KVISION_BUILD_OPS=0 $(RUN) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[all,dev]'
+	KVISION_BUILD_OPS=0 $(RUN) -m pip install $(QUIETLY) --no-build-isolation -e '.[all,dev]'
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed CMakeLists.txt $(shell find csrc -type f)
-	KVISION_BUILD_DIR=build/venv $(RUN) setup.py -q build_ext --inplace
+	@echo "Building the native library into kvision/"
+	KVISION_BUILD_DIR=build/venv $(RUN) -m pip install $(QUIETLY) --no-build-isolation --no-deps -e .
 	@touch $@
 
 demo: setup
