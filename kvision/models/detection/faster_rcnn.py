@@ -1,0 +1,532 @@
+"""Faster R-CNN on a feature pyramid."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kvision.boxes import (
+    clip_boxes,
+    decode_boxes,
+    gather_rows,
+    pyramid_anchors,
+    shortest_side,
+)
+from kvision.layers import FPN, BoxHead, RPNHead
+from kvision.losses import sampled_mean, smooth_l1, squared_error
+from kvision.models.detection.detector import Detector
+from kvision.models.detection.ground_truth import read_targets
+from kvision.models.detection.region_proposals import propose_regions
+from kvision.models.detection.training_samples import (
+    ANCHOR_STREAM,
+    REGION_STREAM,
+    sample_boxes,
+)
+from kvision.ops import batched_nms, multiscale_roi_align, native
+
+BOX_CODE_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+"""Weights of the second stage's offsets, see `kvision.boxes.encode_boxes`."""
+
+MIN_DETECTION_SIDE = 1e-2
+"""Detections with a shorter side, in pixels, are dropped."""
+
+
+@keras.saving.register_keras_serializable("kvision")
+class FasterRCNN(Detector):
+    """Two-stage detector: a region proposal network, then a box head on what it proposes.
+
+    Ren, He, Girshick, Sun, "Faster R-CNN", NIPS 2015, on the feature pyramid of Lin et al., CVPR
+    2017. The defaults are those of torchvision's `fasterrcnn_resnet50_fpn`, and so are the
+    numbers: anchors, codes, selection and suppression agree step by step.
+
+    Images `(B, H, W, 3)` must have a static height and width; multiples of the coarsest stride
+    keep anchors and features aligned. `call` gives a dictionary of
+
+    - `pyramid`: `{"P2": (B, H/4, W/4, fpn_filters), ...}`;
+    - `rpn_logits (B, A)` and `rpn_deltas (B, A, 4)` of the anchors, level after level;
+    - `proposals (B, R, 4)`, xyxy pixels by descending score, padded with 0, and
+      `num_proposals (B,)`;
+    - `image_size (B, 2)`, height and width in float32;
+    - unless training, `class_logits (B, R, K + 1)` and `box_deltas (B, R, K + 1, 4)` of the
+      proposals. Column 0 is the background; class c stands in column c + 1.
+
+    The four losses of the paper are metrics of these names: `rpn_objectness_loss` (binary
+    cross-entropy), `rpn_box_loss`, `class_loss` (cross-entropy over the classes and the
+    background) and `box_loss`. In each image a sum over sampled anchors, or regions, is divided
+    by their number; images are averaged. In training the box head sees proposals and ground-truth
+    boxes that `compute_losses` samples; in evaluation, when nothing may depend on the ground
+    truth but the loss, the losses are those of a sample of the proposals alone.
+
+    Sampling is a function of `seed`, the model's own count of training steps (a weight, so it is
+    saved), and the image: its `image_id`, else its ground-truth boxes. It does not depend on the
+    backend, nor on the place in the batch. Boxes marked `is_crowd` or `difficult` are not learnt;
+    anchors and regions inside them are left out, not taken for background. (torchvision drops
+    such boxes, so that the regions become background.) A ground-truth box that no anchor overlaps
+    makes no anchor positive; in torchvision it makes all of them so that overlap it by nothing.
+
+    Args:
+        backbone: Model or layer from images to a pyramid dictionary, with `feature_specs`.
+        num_classes: Number K of classes; labels run from 0 to K - 1, all of them real classes.
+        class_names: See `Detector`.
+        image_size: See `Detector`.
+        resize_policy: See `Detector`.
+        fpn_filters: Channels of the pyramid.
+        anchor_sizes: For each pyramid level, finest first, the square root of the anchors' area
+            in pixels, or a sequence of such. Levels beyond the backbone's are subsampled ones.
+        aspect_ratios: Heights over widths of the anchors.
+        rpn_pre_nms_top_n: Anchors of each level that are decoded.
+        rpn_pre_nms_top_n_train: The same, in training.
+        rpn_post_nms_top_n: Proposals of each image.
+        rpn_post_nms_top_n_train: The same, in training.
+        rpn_nms_threshold: IoU above which proposals of one level are suppressed.
+        rpn_min_side: Shortest side of a proposal, in pixels.
+        rpn_positive_iou: IoU with a ground truth from which an anchor is positive. The best
+            anchors of a ground truth are positive whatever their IoU.
+        rpn_negative_iou: IoU below which an anchor is negative; between the two it is ignored.
+        anchors_per_image: Anchors sampled for the losses.
+        anchor_positive_fraction: Largest part of them that is positive.
+        roi_output_size: Bins along each side of a pooled region.
+        roi_sampling_ratio: See `kvision.ops.roi_align`.
+        roi_aligned: See `kvision.ops.roi_align`. `True` is the more exact, `False` what
+            torchvision's weights were trained with.
+        box_head_units: Width of the box head's dense layers.
+        roi_positive_iou: IoU with a ground truth from which a region is positive; below it is
+            background.
+        rois_per_image: Regions sampled for the losses.
+        roi_positive_fraction: Largest part of them that is positive.
+        crowd_overlap: Negative anchors and regions are left out if more than this part of their
+            area lies in one crowd or difficult box.
+        box_regression_loss: `"smooth_l1"`, the paper's, or `"l2"`: the sum of squared
+            differences, as simplified accounts of the paper have it.
+        smooth_l1_beta: Where smooth L1 turns from square to linear, of both stages.
+        score_threshold: Detections score more than this.
+        nms_threshold: IoU above which detections of one class are suppressed.
+        max_detections: Detections of each image, padding included.
+        seed: Integer, of the sampling.
+        **kwargs: Arguments of `keras.Model`, such as `name` and `dtype`.
+
+    Raises:
+        ValueError: For an argument outside its range, or an image of unknown height or width.
+    """
+
+    loss_names = ("rpn_objectness_loss", "rpn_box_loss", "class_loss", "box_loss")
+
+    def __init__(
+        self,
+        backbone,
+        num_classes,
+        *,
+        class_names=None,
+        image_size=None,
+        resize_policy="letterbox",
+        fpn_filters=256,
+        anchor_sizes=(32, 64, 128, 256, 512),
+        aspect_ratios=(0.5, 1.0, 2.0),
+        rpn_pre_nms_top_n=1000,
+        rpn_pre_nms_top_n_train=2000,
+        rpn_post_nms_top_n=1000,
+        rpn_post_nms_top_n_train=2000,
+        rpn_nms_threshold=0.7,
+        rpn_min_side=1e-3,
+        rpn_positive_iou=0.7,
+        rpn_negative_iou=0.3,
+        anchors_per_image=256,
+        anchor_positive_fraction=0.5,
+        roi_output_size=7,
+        roi_sampling_ratio=2,
+        roi_aligned=False,
+        box_head_units=1024,
+        roi_positive_iou=0.5,
+        rois_per_image=512,
+        roi_positive_fraction=0.25,
+        crowd_overlap=0.7,
+        box_regression_loss="smooth_l1",
+        smooth_l1_beta=1 / 9,
+        score_threshold=0.05,
+        nms_threshold=0.5,
+        max_detections=100,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(
+            num_classes=num_classes,
+            class_names=class_names,
+            image_size=image_size,
+            resize_policy=resize_policy,
+            **kwargs,
+        )
+        self.backbone = backbone
+        self.fpn_filters = fpn_filters
+        self.anchor_sizes = tuple(
+            (float(sizes),) if np.ndim(sizes) == 0 else tuple(float(size) for size in sizes)
+            for sizes in anchor_sizes
+        )
+        self.aspect_ratios = tuple(float(ratio) for ratio in aspect_ratios)
+        self.rpn_pre_nms_top_n = rpn_pre_nms_top_n
+        self.rpn_pre_nms_top_n_train = rpn_pre_nms_top_n_train
+        self.rpn_post_nms_top_n = rpn_post_nms_top_n
+        self.rpn_post_nms_top_n_train = rpn_post_nms_top_n_train
+        self.rpn_nms_threshold = rpn_nms_threshold
+        self.rpn_min_side = rpn_min_side
+        self.rpn_positive_iou = rpn_positive_iou
+        self.rpn_negative_iou = rpn_negative_iou
+        self.anchors_per_image = anchors_per_image
+        self.anchor_positive_fraction = anchor_positive_fraction
+        self.roi_output_size = roi_output_size
+        self.roi_sampling_ratio = roi_sampling_ratio
+        self.roi_aligned = roi_aligned
+        self.box_head_units = box_head_units
+        self.roi_positive_iou = roi_positive_iou
+        self.rois_per_image = rois_per_image
+        self.roi_positive_fraction = roi_positive_fraction
+        self.crowd_overlap = crowd_overlap
+        self.box_regression_loss = box_regression_loss
+        self.smooth_l1_beta = smooth_l1_beta
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.seed = seed
+        self._check_arguments()
+        self._build_layers()
+        self.supports_jit = not any(
+            native.use_native(op) for op in ("batched_nms", "multiscale_roi_align")
+        )
+
+    def _check_arguments(self):
+        if not hasattr(self.backbone, "feature_specs"):
+            raise ValueError(
+                "FasterRCNN: `backbone` must have `feature_specs`, as those of "
+                f"kvision.backbones. Received: {self.backbone!r}."
+            )
+        levels = list(self.backbone.feature_specs)
+        if len(self.anchor_sizes) < len(levels):
+            raise ValueError(
+                "FasterRCNN: `anchor_sizes` must have an entry for each level of the backbone, "
+                f"{levels}. Received: {len(self.anchor_sizes)}."
+            )
+        if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
+            raise ValueError(
+                "FasterRCNN: `anchor_sizes` must have as many sizes at each level. "
+                f"Received: {self.anchor_sizes}."
+            )
+        if self.box_regression_loss not in ("smooth_l1", "l2"):
+            raise ValueError(
+                "FasterRCNN: `box_regression_loss` must be 'smooth_l1' or 'l2'. "
+                f"Received: {self.box_regression_loss!r}."
+            )
+        for name in (
+            "rpn_pre_nms_top_n",
+            "rpn_pre_nms_top_n_train",
+            "rpn_post_nms_top_n",
+            "rpn_post_nms_top_n_train",
+            "anchors_per_image",
+            "rois_per_image",
+            "max_detections",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"FasterRCNN: `{name}` must be positive. Received: {getattr(self, name)}."
+                )
+        for name in (
+            "rpn_nms_threshold",
+            "rpn_positive_iou",
+            "rpn_negative_iou",
+            "anchor_positive_fraction",
+            "roi_positive_iou",
+            "roi_positive_fraction",
+            "crowd_overlap",
+            "nms_threshold",
+        ):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(
+                    f"FasterRCNN: `{name}` must be in [0, 1]. Received: {getattr(self, name)}."
+                )
+
+    def _build_layers(self):
+        specs = self.backbone.feature_specs
+        self.fpn = FPN(
+            specs,
+            filters=self.fpn_filters,
+            num_extra_levels=len(self.anchor_sizes) - len(specs),
+            dtype=self.dtype_policy,
+            name="fpn",
+        )
+        self.rpn_head = RPNHead(
+            len(self.anchor_sizes[0]) * len(self.aspect_ratios),
+            filters=self.fpn_filters,
+            dtype=self.dtype_policy,
+            name="rpn_head",
+        )
+        self.box_head = BoxHead(
+            self.num_classes, units=self.box_head_units, dtype=self.dtype_policy, name="box_head"
+        )
+        self.iteration = self.add_weight(
+            name="iteration",
+            shape=(),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+        if not self.backbone.built:
+            self.backbone.build((None, None, None, 3))
+        self.fpn.build({name: (None, None, None, spec.channels) for name, spec in specs.items()})
+        self.rpn_head.build(
+            {name: (None, None, None, self.fpn_filters) for name in self.fpn.feature_specs}
+        )
+        side = self.roi_output_size
+        self.box_head.build((None, None, side, side, self.fpn_filters))
+        self.built = True
+
+    def call(self, images, training=None):
+        image_size = _static_size(images)
+        pyramid = self.fpn(self.backbone(images, training=training))
+        logits, deltas = self.rpn_head(pyramid)
+        suffix = "_train" if training else ""
+        proposals, num_proposals = propose_regions(
+            logits,
+            deltas,
+            self._anchors(pyramid, image_size),
+            image_size,
+            pre_nms_size=getattr(self, f"rpn_pre_nms_top_n{suffix}"),
+            post_nms_size=getattr(self, f"rpn_post_nms_top_n{suffix}"),
+            nms_threshold=self.rpn_nms_threshold,
+            min_side=self.rpn_min_side,
+        )
+        raw = {
+            "pyramid": pyramid,
+            "rpn_logits": logits,
+            "rpn_deltas": deltas,
+            "proposals": proposals,
+            "num_proposals": num_proposals,
+            "image_size": ops.broadcast_to(
+                ops.convert_to_tensor(image_size, "float32"), (ops.shape(images)[0], 2)
+            ),
+        }
+        if not training:
+            raw["class_logits"], raw["box_deltas"] = self.box_outputs(pyramid, proposals)
+        return raw
+
+    def box_outputs(self, pyramid, proposals):
+        """Runs the second stage on given regions.
+
+        Args:
+            pyramid: The pyramid that `call` returned.
+            proposals: Float tensor `(B, R, 4)`, xyxy pixels.
+
+        Returns:
+            `(class_logits (B, R, K + 1), box_deltas (B, R, K + 1, 4))`, float32, the background
+            in column 0.
+        """
+        specs = self.backbone.feature_specs
+        regions = multiscale_roi_align(
+            {name: pyramid[name] for name in specs},
+            proposals,
+            output_size=self.roi_output_size,
+            strides={name: spec.stride for name, spec in specs.items()},
+            sampling_ratio=self.roi_sampling_ratio,
+            aligned=self.roi_aligned,
+        )
+        return self.box_head(regions)
+
+    def compute_losses(self, images, targets, raw, training):
+        """Returns the four losses. In training, counts the step.
+
+        Args:
+            images: `(B, H, W, 3)`.
+            targets: Dictionary with `boxes (B, M, 4)`, `labels (B, M)` and, where known,
+                `is_crowd (B, M)`, `difficult (B, M)`, `image_id (B,)`.
+            raw: What `call` returned for the images.
+            training: Whether this is a training step.
+
+        Returns:
+            Dictionary of scalars, see `loss_names`.
+        """
+        ground_truth = read_targets(targets)
+        step = ops.zeros((), "int32")
+        if training:
+            step = ops.convert_to_tensor(self.iteration)
+            self.iteration.assign_add(1)
+        anchors = self._anchors(raw["pyramid"], _static_size(images))
+        return {
+            **self._anchor_losses(np.concatenate(anchors), ground_truth, raw, step),
+            **self._region_losses(ground_truth, raw, step, training),
+        }
+
+    def _anchor_losses(self, anchors, ground_truth, raw, step):
+        samples = sample_boxes(
+            anchors,
+            ground_truth,
+            seed=self.seed,
+            step=step,
+            stream=ANCHOR_STREAM,
+            num_samples=self.anchors_per_image,
+            positive_fraction=self.anchor_positive_fraction,
+            positive_threshold=self.rpn_positive_iou,
+            negative_threshold=self.rpn_negative_iou,
+            allow_low_quality=True,
+            crowd_overlap=self.crowd_overlap,
+        )
+        logits = gather_rows(raw["rpn_logits"], samples.indices)
+        objectness = ops.binary_crossentropy(
+            ops.cast(samples.labels >= 0, logits.dtype), logits, from_logits=True
+        )
+        first = samples.indices[:, : samples.targets.shape[1]]
+        deltas = gather_rows(raw["rpn_deltas"], first)
+        return {
+            "rpn_objectness_loss": _mean_of(objectness, samples.sampled, samples),
+            "rpn_box_loss": self._box_loss(deltas, samples),
+        }
+
+    def _region_losses(self, ground_truth, raw, step, training):
+        proposals, num_proposals = raw["proposals"], raw["num_proposals"]
+        size = proposals.shape[1]
+        available = ops.arange(size, dtype="int32")[None, :] < num_proposals[:, None]
+        if training:
+            proposals = ops.concatenate([proposals, ground_truth.boxes], axis=1)
+            available = ops.concatenate([available, ground_truth.valid], axis=1)
+        samples = sample_boxes(
+            proposals,
+            ground_truth,
+            available=available,
+            seed=self.seed,
+            step=step,
+            stream=REGION_STREAM,
+            num_samples=self.rois_per_image,
+            positive_fraction=self.roi_positive_fraction,
+            positive_threshold=self.roi_positive_iou,
+            negative_threshold=self.roi_positive_iou,
+            code_weights=BOX_CODE_WEIGHTS,
+            crowd_overlap=self.crowd_overlap,
+        )
+        if training:
+            logits, deltas = self.box_outputs(raw["pyramid"], samples.boxes)
+        else:
+            logits = gather_rows(raw["class_logits"], samples.indices)
+            deltas = gather_rows(raw["box_deltas"], samples.indices)
+        columns = samples.labels + 1
+        class_loss = ops.sparse_categorical_crossentropy(columns, logits, from_logits=True)
+        first = samples.targets.shape[1]
+        return {
+            "class_loss": _mean_of(class_loss, samples.sampled, samples),
+            "box_loss": self._box_loss(
+                _select_columns(deltas[:, :first], columns[:, :first]), samples
+            ),
+        }
+
+    def _box_loss(self, deltas, samples):
+        if self.box_regression_loss == "l2":
+            loss = squared_error(samples.targets, deltas)
+        else:
+            loss = smooth_l1(samples.targets, deltas, self.smooth_l1_beta)
+        return _mean_of(loss, samples.positive, samples)
+
+    def decode(self, raw):
+        """Returns the detections, in the pixels of the images given.
+
+        Args:
+            raw: What `call` returned, without training.
+
+        Returns:
+            Dictionary of `boxes (B, D, 4)` float32 xyxy, `scores (B, D)` float32, `labels (B, D)`
+            int32 padded with -1, and `num_detections (B,)` int32; D is `max_detections`.
+        """
+        proposals = raw["proposals"]
+        boxes = decode_boxes(
+            raw["box_deltas"][:, :, 1:], proposals[:, :, None], BOX_CODE_WEIGHTS
+        )
+        height, width = raw["image_size"][:, 0], raw["image_size"][:, 1]
+        boxes = clip_boxes(boxes, (height[:, None, None], width[:, None, None]))
+        slots = ops.arange(proposals.shape[1], dtype="int32")[None, :, None]
+        real = slots < raw["num_proposals"][:, None, None]
+        real = real & (shortest_side(boxes) >= MIN_DETECTION_SIDE)
+        scores = ops.softmax(raw["class_logits"], axis=-1)[:, :, 1:]
+        detections = batched_nms(
+            boxes,
+            ops.where(real, scores, -1.0),
+            iou_threshold=self.nms_threshold,
+            score_threshold=self.score_threshold,
+            max_output_size=self.max_detections,
+        )
+        return {
+            name: detections[name] for name in ("boxes", "scores", "labels", "num_detections")
+        }
+
+    def _anchors(self, pyramid, image_size):
+        sizes = tuple(tuple(features.shape[1:3]) for features in pyramid.values())
+        return pyramid_anchors(image_size, sizes, self.anchor_sizes, self.aspect_ratios)
+
+    def get_config(self):
+        names = (
+            "fpn_filters",
+            "anchor_sizes",
+            "aspect_ratios",
+            "rpn_pre_nms_top_n",
+            "rpn_pre_nms_top_n_train",
+            "rpn_post_nms_top_n",
+            "rpn_post_nms_top_n_train",
+            "rpn_nms_threshold",
+            "rpn_min_side",
+            "rpn_positive_iou",
+            "rpn_negative_iou",
+            "anchors_per_image",
+            "anchor_positive_fraction",
+            "roi_output_size",
+            "roi_sampling_ratio",
+            "roi_aligned",
+            "box_head_units",
+            "roi_positive_iou",
+            "rois_per_image",
+            "roi_positive_fraction",
+            "crowd_overlap",
+            "box_regression_loss",
+            "smooth_l1_beta",
+            "score_threshold",
+            "nms_threshold",
+            "max_detections",
+            "seed",
+        )
+        return {
+            **super().get_config(),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            **{name: getattr(self, name) for name in names},
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Makes a model of what `get_config` returned.
+
+        Args:
+            config: The dictionary.
+            custom_objects: Names and classes of unregistered custom objects.
+
+        Returns:
+            A `FasterRCNN`.
+        """
+        backbone = keras.saving.deserialize_keras_object(
+            config["backbone"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "backbone": backbone})
+
+
+def _static_size(images):
+    """Height and width of a batch of images, as integers."""
+    height, width = images.shape[1:3]
+    if height is None or width is None:
+        raise ValueError(
+            "FasterRCNN: images must have a static height and width, because the number of "
+            f"anchors follows from them. Received: shape {tuple(images.shape)}."
+        )
+    return int(height), int(width)
+
+
+def _mean_of(losses, mask, samples):
+    """Mean of the masked losses over the samples of each image, then over the images."""
+    return sampled_mean(ops.where(mask, losses, 0.0), samples.num_sampled)
+
+
+def _select_columns(deltas, columns):
+    """`deltas[b, s, columns[b, s]]`: (B, S, K, 4) and (B, S) give (B, S, 4)."""
+    batch, samples, width, _ = ops.shape(deltas)
+    rows = ops.arange(samples, dtype="int32")[None, :] * width + columns
+    return gather_rows(ops.reshape(deltas, (batch, samples * width, 4)), rows)
