@@ -47,7 +47,7 @@ class CollectedDetections:
 
     @property
     def images(self):
-        """`{image id: ImageRecord}` by rising id, so that the order of the batches is of no account."""
+        """`{image id: ImageRecord}` by rising id: the order of the batches changes nothing."""
         return {image_id: self._images[image_id] for image_id in sorted(self._images)}
 
     @classmethod

@@ -5,6 +5,7 @@ import inspect
 import keras
 from keras import ops
 
+from kvision.boxes.resize import check_resize
 from kvision.metrics import COCODetectionMetrics
 
 
@@ -60,26 +61,19 @@ class Detector(keras.Model):
         super().__init__(**kwargs)
         name = type(self).__name__
         if num_classes < 1:
-            raise ValueError(
-                f"{name}: `num_classes` must be at least 1. Received: {num_classes}."
-            )
+            raise ValueError(f"{name}: `num_classes` must be at least 1. Received: {num_classes}.")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(
                 f"{name}: `class_names` must name all {num_classes} classes. "
                 f"Received: {len(class_names)} names."
             )
-        if resize_policy not in ("letterbox", "stretch"):
-            raise ValueError(
-                f"{name}: `resize_policy` must be 'letterbox' or 'stretch'. "
-                f"Received: {resize_policy!r}."
-            )
         if isinstance(image_size, int):
             image_size = (image_size, image_size)
+        image_size_or_any = (1, 1) if image_size is None else image_size
+        check_resize(name, image_size_or_any, resize_policy)
         self.num_classes = int(num_classes)
         self.class_names = None if class_names is None else list(class_names)
-        self.image_size = (
-            None if image_size is None else tuple(int(side) for side in image_size)
-        )
+        self.image_size = None if image_size is None else tuple(int(side) for side in image_size)
         self.resize_policy = resize_policy
         self.loss_trackers = [keras.metrics.Mean(name=loss) for loss in self.loss_names]
         self._evaluators = ()
@@ -127,8 +121,9 @@ class Detector(keras.Model):
             optimizer: A Keras optimizer or its name.
             evaluator: What `evaluate` computes from the detections: an object with `reset()`,
                 `update(detections, targets, *, image_size, resize_policy)` and
-                `result() -> {name: float}`, or a sequence of them; `()` for the losses alone.
-                `None` is `COCODetectionMetrics()`.
+                `result() -> {name: float}` (and `get_config()`, where the compiled model is to be
+                saved), or a sequence of them; `()` for the losses alone. `None` is
+                `COCODetectionMetrics()`.
             run_eagerly: Whether to run the steps uncompiled.
             steps_per_execution: Batches per call of the compiled training step. `evaluate`
                 always runs its batches one by one.
@@ -148,9 +143,7 @@ class Detector(keras.Model):
             evaluator = (evaluator,)
         self._evaluators = tuple(evaluator)
 
-    def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Returns the sum of the loss parts and of the layers' own losses.
 
         Args:
@@ -174,6 +167,9 @@ class Detector(keras.Model):
                 f"{type(self).__name__}: targets with `boxes` and `labels` must come with the "
                 "images. Received: None."
             )
+        y = keras.tree.map_structure(
+            ops.convert_to_tensor, y
+        )  # PyTorch's `train_on_batch` does not
         num_images = ops.cast(ops.shape(x)[0], "float32")
         parts = self.compute_losses(x, y, y_pred, training)
         # A replica that is left without images by a short last batch has a mean over nothing.
@@ -186,9 +182,7 @@ class Detector(keras.Model):
         total = sum(parts.values())
         if _num_replicas() > 1:
             total = total / _num_replicas()
-        return sum(
-            (self._aggregate_additional_loss(loss) for loss in self.losses), total
-        )
+        return sum((self._aggregate_additional_loss(loss) for loss in self.losses), total)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Returns the running losses; inside `test_step`, what the evaluators need as well.
@@ -467,9 +461,7 @@ def _tensorflow_test_function(model):
         return tf.concat(values, axis=0)
 
     def step(data):
-        return keras.tree.map_structure(
-            gather, strategy.run(model.test_step, args=(data,))
-        )
+        return keras.tree.map_structure(gather, strategy.run(model.test_step, args=(data,)))
 
     if not model.run_eagerly:
         step = tf.function(
