@@ -1,16 +1,27 @@
 """Readers, batches, augmentation and the bundled sample scenes."""
 
 from kvision.data.batch import as_dataset, to_fit
+from kvision.data.coco import read_coco
+from kvision.data.detection_dataset import AnnotatedImage, DetectionDataset
 from kvision.data.digit_scenes import (
     DIGIT_CLASS_NAMES,
     DIGIT_SEMANTIC_CLASS_NAMES,
     digit_scenes,
 )
+from kvision.data.problems import Problem, ProblemReport
+from kvision.data.voc import VOC_CLASS_NAMES, read_voc
 
 __all__ = [
     "DIGIT_CLASS_NAMES",
     "DIGIT_SEMANTIC_CLASS_NAMES",
+    "VOC_CLASS_NAMES",
+    "AnnotatedImage",
+    "DetectionDataset",
+    "Problem",
+    "ProblemReport",
     "as_dataset",
     "digit_scenes",
+    "read_coco",
+    "read_voc",
     "to_fit",
 ]

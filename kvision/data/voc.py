@@ -1,0 +1,128 @@
+"""PASCAL VOC: one XML file an image, and text files that list the images of a split.
+
+Format: M. Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", 2010.
+"""
+
+import os
+import pathlib
+from xml.etree import ElementTree
+
+from kvision.data.detection_dataset import (
+    AnnotatedImage,
+    DetectionDataset,
+    box_problem,
+    pack_boxes,
+)
+from kvision.data.images import read_image
+from kvision.data.problems import ProblemReport
+
+VOC_CLASS_NAMES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+    "person pottedplant sheep sofa train tvmonitor"
+).split()
+"""The twenty classes of VOC 2007 to 2012."""
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+
+
+def read_voc(
+    root, split, *, class_names=VOC_CLASS_NAMES, one_based=True, on_error="raise", apply_exif=True
+):
+    """Read a detection data set in PASCAL VOC's layout.
+
+    The images of a split are the first words of the lines of ``ImageSets/Main/<split>.txt``; image
+    ``name`` has ``Annotations/<name>.xml`` and ``JPEGImages/<name>.jpg`` (or ``.jpeg``, ``.png``).
+    An image's id is its place in that list, counted from 0.
+
+    Annotations are read and checked now, pixels when a pass over `DetectionDataset.dataset` comes
+    to them. Under ``on_error="skip"`` an image is left out when its annotation or image file is
+    missing or damaged or their sizes differ; a box alone is left out, and its image kept, when
+    its class is unknown, its corners are not numbers, it has no area (``xmax <= xmin`` or ``ymax <=
+    ymin``) or it reaches outside the image by more than one pixel. Nothing is repaired or clipped.
+
+    Args:
+        root: str or path of the folder with ``Annotations``, ``ImageSets`` and ``JPEGImages``.
+        split: str, such as ``"train"``.
+        class_names: sequence of str; a label is a place in it.
+        one_based: bool. VOC counts pixels from 1 and includes the last: its box is ``(xmin - 1,
+            ymin - 1, xmax, ymax)`` in corner coordinates, from 0. ``False`` takes the numbers as
+            corner coordinates, for tools that wrote them so.
+        on_error: ``"raise"`` or ``"skip"``; see `DetectionDataset.report` for what was skipped.
+        apply_exif: bool, whether EXIF orientation turns the pixels before they are compared with
+            the annotation.
+
+    Returns:
+        `DetectionDataset` with ``boxes``, ``labels`` and ``difficult``.
+
+    Raises:
+        ValueError: the split has no list, or, under ``on_error="raise"``, the first problem, with
+            file and reason.
+    """
+    report = ProblemReport("read_voc", on_error)
+    root = pathlib.Path(root)
+    image_set = root / "ImageSets" / "Main" / f"{split}.txt"
+    if not image_set.is_file():
+        raise ValueError(f"read_voc: `split`={split!r} has no list of images: {image_set}.")
+    lines = [line.split() for line in image_set.read_text().splitlines() if line.strip()]
+    labels = {name: label for label, name in enumerate(class_names)}
+    examples = []
+    for image_id, (name, *_) in enumerate(lines):
+        example = _read_example(root, name, image_id, labels, one_based, apply_exif, report)
+        if example is not None:
+            examples.append(example)
+    report.warn()
+    return DetectionDataset(examples, class_names, report, apply_exif=apply_exif)
+
+
+def _read_example(root, name, image_id, labels, one_based, apply_exif, report):
+    annotation = root / "Annotations" / f"{name}.xml"
+    candidates = [root / "JPEGImages" / (name + suffix) for suffix in _SUFFIXES]
+    path = next((str(path) for path in candidates if os.path.isfile(path)), None)
+    if path is None:
+        return report.add(candidates[0], "image", "the image file is missing")
+    try:
+        tree = ElementTree.parse(annotation).getroot()
+    except FileNotFoundError:
+        return report.add(annotation, "image", "the annotation file is missing")
+    except ElementTree.ParseError as error:
+        return report.add(annotation, "image", f"the annotation is not well-formed XML ({error})")
+    try:
+        size = _stated_size(tree) or read_image(path, apply_exif=apply_exif).shape[:2]
+    except ValueError as error:
+        return report.add(path, "image", str(error))
+    boxes, box_labels, difficult = [], [], []
+    for item in tree.iter("object"):
+        try:
+            box_labels_item = labels[item.findtext("name", "").strip()]
+            box = _corners(item, size, one_based)
+        except KeyError as error:
+            report.add(annotation, "box", f"the class {error} is unknown")
+        except ValueError as error:
+            report.add(annotation, "box", str(error))
+        else:
+            boxes.append(box)
+            box_labels.append(box_labels_item)
+            difficult.append(item.findtext("difficult", "0").strip() == "1")
+    return AnnotatedImage(path, image_id, size, pack_boxes(boxes, box_labels, difficult=difficult))
+
+
+def _stated_size(tree):
+    """Height and width by the annotation, None where it does not state them."""
+    try:
+        size = tuple(int(tree.findtext(f"size/{side}")) for side in ("height", "width"))
+    except (TypeError, ValueError):
+        return None
+    return size if min(size) > 0 else None
+
+
+def _corners(item, size, one_based):
+    """The four corners of an object as they stand, checked, then counted from 0."""
+    texts = [item.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        x1, y1, x2, y2 = box = [float(text) for text in texts]
+    except (TypeError, ValueError):
+        raise ValueError(f"the box {texts} is not four numbers") from None
+    reason = box_problem(box, size)
+    if reason:
+        raise ValueError(reason)
+    return [x1 - one_based, y1 - one_based, x2, y2]
