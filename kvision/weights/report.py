@@ -48,8 +48,9 @@ class LoadReport:
 class WeightsMismatchError(ValueError):
     """A checkpoint does not fit the model; nothing was loaded.
 
-    Attributes:
-        report: The `LoadReport`.
+    Args:
+        message: What was asked for.
+        report: The `LoadReport`, kept as an attribute.
     """
 
     def __init__(self, message, report):

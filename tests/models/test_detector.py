@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from tiny_detector import SIDE, TinyDetector, scenes
+from tests.models.tiny_detector import SIDE, TinyDetector, scenes
 
 from kvision.metrics import COCODetectionMetrics, VOCDetectionMetrics
 
