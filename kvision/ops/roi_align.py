@@ -11,6 +11,8 @@ Source: He, Gkioxari, Dollár, Girshick, "Mask R-CNN", 2017, section 3.
 import keras
 from keras import ops
 
+from kvision.ops import native
+
 MAX_SAMPLING_RATIO = 128
 
 _BOXES_PER_STEP = 32
@@ -194,11 +196,70 @@ def align_levels(features, boxes, levels, *, spatial_scales, output_size, sampli
         Tensor `(batch, num_boxes, output_height, output_width, channels)`.
     """
     dtype = keras.backend.standardize_dtype(features[0].dtype)
-    compute_dtype = "float64" if dtype == "float64" else "float32"
-    boxes = ops.stop_gradient(ops.cast(boxes, compute_dtype))
-    return _align_levels_reference(
-        features, boxes, levels, spatial_scales, output_size, sampling_ratio, aligned
+    boxes = ops.cast(boxes, "float64" if dtype == "float64" else "float32")
+    align = _align_levels_native if native.use_native("roi_align") else _align_levels_reference
+    return align(
+        features,
+        ops.stop_gradient(boxes),
+        levels,
+        spatial_scales,
+        output_size,
+        sampling_ratio,
+        aligned,
     )
+
+
+def _align_levels_native(
+    features, boxes, levels, spatial_scales, output_size, sampling_ratio, aligned
+):
+    return native.tf_ops().kvision_roi_align(
+        features=features,
+        boxes=boxes,
+        levels=levels,
+        spatial_scales=spatial_scales,
+        output_height=output_size[0],
+        output_width=output_size[1],
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+    )
+
+
+@native.register_gradient("Kvision>RoiAlign")
+def _roi_align_gradient(op, output_gradient):
+    import tensorflow as tf
+
+    num_levels = op.get_attr("num_levels")
+    features, geometry = op.inputs[:num_levels], op.inputs[num_levels:]
+    feature_gradients = native.tf_ops().kvision_roi_align_grad(
+        output_gradient,
+        *geometry,
+        feature_shapes=[tf.shape(level, out_type=tf.int64) for level in features],
+        sampling_ratio=op.get_attr("sampling_ratio"),
+        aligned=op.get_attr("aligned"),
+    )
+    return [*feature_gradients, None, None, None]
+
+
+@native.register_gradient("Kvision>RoiAlignGrad")
+def _roi_align_grad_gradient(op, *feature_gradients):
+    import tensorflow as tf
+
+    output_gradient, *geometry = op.inputs[:4]
+    _, _, height, width, _ = output_gradient.shape
+    if height is None or width is None:
+        raise ValueError(
+            "roi_align: the second derivative needs a static output size. "
+            f"Received: {output_gradient.shape}."
+        )
+    gradient = native.tf_ops().kvision_roi_align(
+        tf.nest.flatten(feature_gradients),
+        *geometry,
+        output_height=height,
+        output_width=width,
+        sampling_ratio=op.get_attr("sampling_ratio"),
+        aligned=op.get_attr("aligned"),
+    )
+    return [gradient] + [None] * (len(op.inputs) - 1)
 
 
 def _align_levels_reference(

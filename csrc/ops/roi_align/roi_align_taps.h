@@ -1,0 +1,105 @@
+// The samples of one axis of a box, merged: which cells each bin reads, and by which weight. Turned round: which bins each cell gives to.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "common/span.h"
+#include "ops/roi_align/roi_align_grid.h"
+
+namespace kvision {
+
+template <typename F>
+struct RoiAlignTap {
+  int64_t source;
+  F weight;
+};
+
+// The taps [begin, end) of a list, which belong to one bin (their sources are cells) or to one cell (their sources are bins).
+struct RoiAlignTapGroup {
+  int64_t target;
+  int64_t begin, end;
+};
+
+template <typename F>
+struct RoiAlignTaps {
+  std::vector<RoiAlignTap<F>> taps;
+  std::vector<RoiAlignTapGroup> groups;
+
+  Span<const RoiAlignTap<F>> Of(const RoiAlignTapGroup& group) const {
+    return {taps.data() + group.begin, group.end - group.begin};
+  }
+};
+
+namespace roi_align_internal {
+
+// Adds a weight to the tap of a cell that the last few samples read too, or makes a new one.
+template <typename F>
+inline void AddTap(int64_t cell, F weight, size_t bin_begin, std::vector<RoiAlignTap<F>>* taps) {
+  if (weight == F(0)) return;
+  constexpr size_t kLookBack = 3;
+  const size_t stop = std::max(bin_begin, taps->size() - std::min(taps->size(), kLookBack));
+  for (size_t i = taps->size(); i-- > stop;) {
+    if ((*taps)[i].source == cell) {
+      (*taps)[i].weight += weight;
+      return;
+    }
+  }
+  taps->push_back({cell, weight});
+}
+
+}  // namespace roi_align_internal
+
+// One group for each bin, in order; empty for a bin that reads nothing.
+template <typename F>
+void FindTapsOfBins(const RoiAlignAxis<F>& axis, int64_t bins, bool adaptive, RoiAlignTaps<F>* result) {
+  result->taps.clear();
+  result->groups.clear();
+  const F sample_weight = axis.SampleWeight();
+  for (int64_t bin = 0; bin < bins; ++bin) {
+    const size_t begin = result->taps.size();
+    const F bin_start = axis.BinStart(bin);
+    const RoiAlignSamples<F> samples = axis.SamplesOnMap(bin_start, adaptive);
+    for (int64_t i = 0; i < samples.number; ++i) {
+      const F position = axis.Position(bin_start, samples.first + static_cast<F>(i));
+      if (!ReadsMap(position, axis.size)) continue;
+      const BilinearTaps<F> taps = TapsAt(position, axis.size);
+      roi_align_internal::AddTap(taps.low, taps.low_weight * sample_weight, begin, &result->taps);
+      roi_align_internal::AddTap(taps.high, taps.high_weight * sample_weight, begin, &result->taps);
+    }
+    result->groups.push_back(
+        {bin, static_cast<int64_t>(begin), static_cast<int64_t>(result->taps.size())});
+  }
+}
+
+// One group for each cell that gives to any bin, by ascending cell; a group's bins ascend.
+template <typename F>
+RoiAlignTaps<F> TapsOfCells(const RoiAlignTaps<F>& of_bins) {
+  struct Entry {
+    int64_t cell;
+    RoiAlignTap<F> tap;
+  };
+  std::vector<Entry> entries;
+  entries.reserve(of_bins.taps.size());
+  for (const RoiAlignTapGroup& group : of_bins.groups) {
+    for (const RoiAlignTap<F>& tap : of_bins.Of(group)) {
+      entries.push_back({tap.source, {group.target, tap.weight}});
+    }
+  }
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const Entry& a, const Entry& b) { return a.cell < b.cell; });
+  RoiAlignTaps<F> result;
+  result.taps.reserve(entries.size());
+  for (const Entry& entry : entries) {
+    const int64_t position = static_cast<int64_t>(result.taps.size());
+    if (result.groups.empty() || result.groups.back().target != entry.cell) {
+      result.groups.push_back({entry.cell, position, position});
+    }
+    result.taps.push_back(entry.tap);
+    result.groups.back().end = position + 1;
+  }
+  return result;
+}
+
+}  // namespace kvision
