@@ -169,7 +169,7 @@ class Detector(keras.Model):
             )
         y = keras.tree.map_structure(
             ops.convert_to_tensor, y
-        )  # PyTorch's `train_on_batch` does not
+        )  # `train_on_batch` may not
         num_images = ops.cast(ops.shape(x)[0], "float32")
         parts = self.compute_losses(x, y, y_pred, training)
         # A replica that is left without images by a short last batch has a mean over nothing.
