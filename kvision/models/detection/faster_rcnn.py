@@ -4,30 +4,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from kvision.boxes import (
-    clip_boxes,
-    decode_boxes,
-    gather_rows,
-    pyramid_anchors,
-    shortest_side,
-)
+from kvision.boxes import gather_rows, pyramid_anchors
 from kvision.layers import FPN, BoxHead, RPNHead
-from kvision.losses import sampled_mean, smooth_l1, squared_error
+from kvision.losses import smooth_l1, squared_error
 from kvision.models.detection.detector import Detector
 from kvision.models.detection.ground_truth import read_targets
+from kvision.models.detection.region_detections import BOX_CODE_WEIGHTS, detect_regions
 from kvision.models.detection.region_proposals import propose_regions
+from kvision.models.detection.sampled_losses import anchor_losses, region_losses
 from kvision.models.detection.training_samples import (
     ANCHOR_STREAM,
     REGION_STREAM,
     sample_boxes,
 )
-from kvision.ops import batched_nms, multiscale_roi_align, native
-
-BOX_CODE_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-"""Weights of the second stage's offsets, see `kvision.boxes.encode_boxes`."""
-
-MIN_DETECTION_SIDE = 1e-2
-"""Detections with a shorter side, in pixels, are dropped."""
+from kvision.ops import multiscale_roi_align, native
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -367,16 +357,12 @@ class FasterRCNN(Detector):
             allow_low_quality=True,
             crowd_overlap=self.crowd_overlap,
         )
-        logits = gather_rows(raw["rpn_logits"], samples.indices)
-        objectness = ops.binary_crossentropy(
-            ops.cast(samples.labels >= 0, logits.dtype), logits, from_logits=True
+        return anchor_losses(
+            gather_rows(raw["rpn_logits"], samples.indices),
+            gather_rows(raw["rpn_deltas"], samples.indices[:, : samples.max_positive]),
+            samples,
+            self._box_loss,
         )
-        first = samples.indices[:, : samples.targets.shape[1]]
-        deltas = gather_rows(raw["rpn_deltas"], first)
-        return {
-            "rpn_objectness_loss": _mean_of(objectness, samples.sampled, samples),
-            "rpn_box_loss": self._box_loss(deltas, samples),
-        }
 
     def _region_losses(self, ground_truth, raw, step, training):
         proposals, num_proposals = raw["proposals"], raw["num_proposals"]
@@ -404,22 +390,12 @@ class FasterRCNN(Detector):
         else:
             logits = gather_rows(raw["class_logits"], samples.indices)
             deltas = gather_rows(raw["box_deltas"], samples.indices)
-        columns = samples.labels + 1
-        class_loss = ops.sparse_categorical_crossentropy(columns, logits, from_logits=True)
-        first = samples.targets.shape[1]
-        return {
-            "class_loss": _mean_of(class_loss, samples.sampled, samples),
-            "box_loss": self._box_loss(
-                _select_columns(deltas[:, :first], columns[:, :first]), samples
-            ),
-        }
+        return region_losses(logits, deltas, samples, self._box_loss)
 
-    def _box_loss(self, deltas, samples):
+    def _box_loss(self, targets, deltas):
         if self.box_regression_loss == "l2":
-            loss = squared_error(samples.targets, deltas)
-        else:
-            loss = smooth_l1(samples.targets, deltas, self.smooth_l1_beta)
-        return _mean_of(loss, samples.positive, samples)
+            return squared_error(targets, deltas)
+        return smooth_l1(targets, deltas, self.smooth_l1_beta)
 
     def decode(self, raw):
         """Returns the detections, in the pixels of the images given.
@@ -431,26 +407,16 @@ class FasterRCNN(Detector):
             Dictionary of `boxes (B, D, 4)` float32 xyxy, `scores (B, D)` float32, `labels (B, D)`
             int32 padded with -1, and `num_detections (B,)` int32; D is `max_detections`.
         """
-        proposals = raw["proposals"]
-        boxes = decode_boxes(
-            raw["box_deltas"][:, :, 1:], proposals[:, :, None], BOX_CODE_WEIGHTS
-        )
-        height, width = raw["image_size"][:, 0], raw["image_size"][:, 1]
-        boxes = clip_boxes(boxes, (height[:, None, None], width[:, None, None]))
-        slots = ops.arange(proposals.shape[1], dtype="int32")[None, :, None]
-        real = slots < raw["num_proposals"][:, None, None]
-        real = real & (shortest_side(boxes) >= MIN_DETECTION_SIDE)
-        scores = ops.softmax(raw["class_logits"], axis=-1)[:, :, 1:]
-        detections = batched_nms(
-            boxes,
-            ops.where(real, scores, -1.0),
-            iou_threshold=self.nms_threshold,
+        return detect_regions(
+            raw["class_logits"],
+            raw["box_deltas"],
+            raw["proposals"],
+            raw["num_proposals"],
+            raw["image_size"],
             score_threshold=self.score_threshold,
-            max_output_size=self.max_detections,
+            nms_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
         )
-        return {
-            name: detections[name] for name in ("boxes", "scores", "labels", "num_detections")
-        }
 
     def _anchors(self, pyramid, image_size):
         sizes = tuple(tuple(features.shape[1:3]) for features in pyramid.values())
@@ -518,15 +484,3 @@ def _static_size(images):
             f"anchors follows from them. Received: shape {tuple(images.shape)}."
         )
     return int(height), int(width)
-
-
-def _mean_of(losses, mask, samples):
-    """Mean of the masked losses over the samples of each image, then over the images."""
-    return sampled_mean(ops.where(mask, losses, 0.0), samples.num_sampled)
-
-
-def _select_columns(deltas, columns):
-    """`deltas[b, s, columns[b, s]]`: (B, S, K, 4) and (B, S) give (B, S, 4)."""
-    batch, samples, width, _ = ops.shape(deltas)
-    rows = ops.arange(samples, dtype="int32")[None, :] * width + columns
-    return gather_rows(ops.reshape(deltas, (batch, samples * width, 4)), rows)

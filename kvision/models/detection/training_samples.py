@@ -43,9 +43,14 @@ class Samples(NamedTuple):
     num_sampled: Any
 
     @property
+    def max_positive(self):
+        """P, a Python integer."""
+        return self.targets.shape[1]
+
+    @property
     def positive(self):
         """`(B, P)` bool."""
-        return self._first(self.targets.shape[1], self.num_positive)
+        return self._first(self.max_positive, self.num_positive)
 
     @property
     def sampled(self):
