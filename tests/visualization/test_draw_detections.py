@@ -38,9 +38,9 @@ def test_solid_detections_and_dashed_truth():
     figure = draw_detections(IMAGES, DETECTIONS, TARGETS, class_names=["cat", "dog"])
     first, second = figure.axes
     (box, solid), (truth, dashed) = drawn(first)
-    assert (box, solid) == ((10, 5, 30, 25), "-")
+    assert (box, solid) == ((10, 5, 30, 25), "solid")
     assert truth == (11, 6, 31, 26)
-    assert dashed != "-"
+    assert dashed != "solid"
     assert words(first) == ["dog 0.90", "dog"]
     assert words(second) == ["cat 0.75"]
 
