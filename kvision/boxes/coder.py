@@ -31,7 +31,7 @@ def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     anchor_centre, anchor_size = _centre_and_size(anchors)
     size, anchor_size = ops.maximum(size, 1e-6), ops.maximum(anchor_size, 1e-6)
     offsets = [(centre - anchor_centre) / anchor_size, ops.log(size / anchor_size)]
-    return ops.concatenate(offsets, axis=-1) * ops.convert_to_tensor(weights, boxes.dtype)
+    return ops.concatenate(offsets, axis=-1) * ops.convert_to_tensor(weights, size.dtype)
 
 
 def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
@@ -47,6 +47,7 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     Returns:
         Float tensor `(..., 4)`, xyxy, not clipped.
     """
+    deltas = ops.convert_to_tensor(deltas)
     deltas = deltas / ops.convert_to_tensor(weights, deltas.dtype)
     anchor_centre, anchor_size = _centre_and_size(anchors)
     centre = deltas[..., :2] * anchor_size + anchor_centre
@@ -55,5 +56,6 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
 
 
 def _centre_and_size(boxes):
+    boxes = ops.convert_to_tensor(boxes)
     size = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + 0.5 * size, size
