@@ -4,6 +4,9 @@ from kvision.layers.box_head import BoxHead
 from kvision.layers.feature_spec import FeatureSpec
 from kvision.layers.fpn import FPN
 from kvision.layers.frozen_batch_normalization import FrozenBatchNormalization
+from kvision.layers.multiscale_roi_align import MultiscaleRoIAlign
+from kvision.layers.non_max_suppression import NonMaxSuppression
+from kvision.layers.roi_align import RoIAlign
 from kvision.layers.rpn_head import RPNHead
 
 __all__ = [
@@ -11,5 +14,8 @@ __all__ = [
     "FPN",
     "FeatureSpec",
     "FrozenBatchNormalization",
+    "MultiscaleRoIAlign",
+    "NonMaxSuppression",
     "RPNHead",
+    "RoIAlign",
 ]
