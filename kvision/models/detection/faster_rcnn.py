@@ -230,6 +230,16 @@ class FasterRCNN(Detector):
                 raise ValueError(
                     f"FasterRCNN: `{name}` must be in [0, 1]. Received: {getattr(self, name)}."
                 )
+        if self.rpn_negative_iou > self.rpn_positive_iou:
+            raise ValueError(
+                "FasterRCNN: `rpn_negative_iou` must not exceed `rpn_positive_iou`. "
+                f"Received: {self.rpn_negative_iou} and {self.rpn_positive_iou}."
+            )
+        if self.smooth_l1_beta < 0:
+            raise ValueError(
+                "FasterRCNN: `smooth_l1_beta` must not be negative. "
+                f"Received: {self.smooth_l1_beta}."
+            )
 
     def _build_layers(self):
         specs = self.backbone.feature_specs
