@@ -1,5 +1,6 @@
 """Readers, batches, augmentation and the bundled sample scenes."""
 
+from kvision.data.augment import augment
 from kvision.data.batch import as_dataset, to_fit
 from kvision.data.coco import read_coco
 from kvision.data.detection_dataset import AnnotatedImage, DetectionDataset
@@ -20,6 +21,7 @@ __all__ = [
     "Problem",
     "ProblemReport",
     "as_dataset",
+    "augment",
     "digit_scenes",
     "read_coco",
     "read_voc",

@@ -1,0 +1,234 @@
+"""Keras' augmentation layers, with every target carried through the transformation of its image."""
+
+import keras
+import numpy as np
+
+from kvision.data.augment_geometry import GEOMETRIC_LAYERS, output_size, transform_boxes
+
+_PIXEL_LAYERS = (
+    keras.layers.AutoContrast,
+    keras.layers.Equalization,
+    keras.layers.RandomBrightness,
+    keras.layers.RandomColorDegeneration,
+    keras.layers.RandomColorJitter,
+    keras.layers.RandomContrast,
+    keras.layers.RandomErasing,
+    keras.layers.RandomGaussianBlur,
+    keras.layers.RandomGrayscale,
+    keras.layers.RandomHue,
+    keras.layers.RandomInvert,
+    keras.layers.RandomPosterization,
+    keras.layers.RandomSaturation,
+    keras.layers.RandomSharpness,
+    keras.layers.Solarization,
+)
+_CARRIED = {"images", "bounding_boxes", "segmentation_masks", "instance_masks"}
+_UNTOUCHED = {"image_id", "original_size"}
+
+
+def augment(layers, *, ignore_label=255, min_visibility=0.0):
+    """Make a function that augments a batch dictionary with Keras' own layers.
+
+    Boxes and masks go through the transformation that was sampled for their image. Layers that
+    change pixels only leave the targets alone: ``AutoContrast``, ``Equalization``,
+    ``RandomBrightness``, ``RandomColorDegeneration``, ``RandomColorJitter``, ``RandomContrast``,
+    ``RandomErasing``, ``RandomGaussianBlur``, ``RandomGrayscale``, ``RandomHue``, ``RandomInvert``,
+    ``RandomPosterization``, ``RandomSaturation``, ``RandomSharpness``, ``Solarization``. Layers
+    that move pixels: ``CenterCrop``, ``RandomCrop`` (one place for the whole batch),
+    ``RandomFlip``, ``RandomRotation``, ``RandomTranslation``, ``RandomZoom``. Any other layer is
+    refused by name: ``CutMix`` and ``MixUp`` would mix targets, and ``RandomElasticTransform``
+    draws another distortion for the masks than for the image.
+
+    A moved box is the smallest upright box around the four moved corners, clipped to the image. A
+    box that has left the image becomes padding in its place (label -1, everything else 0), and
+    its pixels in ``instance_masks`` become 0: value i + 1 goes on meaning box i.
+
+    The function takes dictionaries of NumPy arrays (and gives such) as well as tensors, and works
+    in ``Dataset.map`` under any Keras backend. Copies of the layers are used, in float32 under
+    every dtype policy; their seeds are the layers' own. Nothing but the size of the images, where
+    they are cropped, differs in shape or dtype between what comes in and goes out. ``area`` and
+    ``original_size`` go on describing the original.
+
+    Args:
+        layers: list of Keras augmentation layers, in the order in which they act.
+        ignore_label: int, what ``segmentation_masks`` hold where an image was filled.
+        min_visibility: float in [0, 1): a moved box becomes padding when no more than this part of
+            its area lies within the image.
+
+    Returns:
+        Function of a batch dictionary with ``images (B, H, W, 3)`` and, where known,
+        ``bounding_boxes``, ``segmentation_masks`` and ``instance_masks``, the masks ``(B, H, W,
+        1)`` or ``(B, H, W)``.
+
+    Raises:
+        ValueError: a layer that cannot be carried through, or a bad argument; and when the
+            function is called: a batch with a target that it does not know, a crop that is not
+            smaller than the images, or, with boxes or instance masks, a ``fill_mode`` other than
+            ``"constant"``, which would paint objects that no box marks.
+    """
+    for layer in layers:
+        if not isinstance(layer, _PIXEL_LAYERS + GEOMETRIC_LAYERS):
+            known = sorted(kind.__name__ for kind in _PIXEL_LAYERS + GEOMETRIC_LAYERS)
+            raise ValueError(
+                f"augment: boxes and masks cannot follow {type(layer).__name__}. "
+                f"The layers they can follow are: {', '.join(known)}."
+            )
+        if layer.data_format != "channels_last":
+            raise ValueError(f"augment: {type(layer).__name__} must be channels last.")
+    if not 0 <= min_visibility < 1:
+        raise ValueError(
+            f"augment: `min_visibility` must be in [0, 1). Received: {min_visibility}."
+        )
+    return _Augmentation(layers, ignore_label, min_visibility)
+
+
+class _Augmentation:
+    """The function that `augment` makes."""
+
+    def __init__(self, layers, ignore_label, min_visibility):
+        # Masks are filled with 0, whatever the images are filled with.
+        self.steps = [(_copy(layer), _copy(layer, fill_value=0.0)) for layer in layers]
+        self.ignore_label = ignore_label
+        self.min_visibility = min_visibility
+
+    def __call__(self, batch):
+        self._check(batch)
+        images = batch["images"]
+        symbolic = type(images).__module__.startswith("tensorflow") and not hasattr(images, "numpy")
+        backends = [layer.backend for step in self.steps for layer in step]
+        for backend in backends:
+            backend.set_backend("tensorflow" if symbolic else keras.backend.backend())
+        try:
+            result = self._augment(batch, backends[0]) if backends else batch
+        finally:
+            for backend in backends:
+                backend.reset()
+        if isinstance(images, np.ndarray):
+            result = keras.tree.map_structure(keras.ops.convert_to_numpy, result)
+        return result
+
+    def _augment(self, batch, backend):
+        batch = keras.tree.map_structure(backend.convert_to_tensor, batch)
+        images = backend.cast(batch["images"], "float32")
+        masks = _stack_masks(batch, backend)
+        boxes = dict(batch.get("bounding_boxes", {}))
+        real = boxes["labels"] >= 0 if boxes else None
+        size = images.shape[1:3]
+        for layer, mask_layer in self.steps:
+            sampled = layer.get_random_transformation(images, training=True)
+            images = layer.transform_images(images, sampled, training=True)
+            if isinstance(layer, GEOMETRIC_LAYERS):
+                if masks is not None:
+                    masks = mask_layer.transform_segmentation_masks(masks, sampled, training=True)
+                if boxes:
+                    moved = transform_boxes(layer, sampled, boxes["boxes"], size)
+                    size = output_size(layer, size)
+                    boxes["boxes"] = _clip(moved, size, backend)
+                    visible = _area(boxes["boxes"]) > self.min_visibility * _area(moved)
+                    real = backend.numpy.logical_and(real, visible)
+        result = dict(batch)
+        result["images"] = _as_before(images, batch["images"], backend)
+        if boxes:
+            result["bounding_boxes"] = _pad(boxes, batch["bounding_boxes"], real, backend)
+        return result | self._unstack_masks(masks, batch, real, backend)
+
+    def _unstack_masks(self, masks, batch, real, backend):
+        """Masks as they came in; what was filled, and what belongs to no box any more, marked."""
+        result = {}
+        if "segmentation_masks" in batch:
+            values = masks[..., :1]
+            values = backend.numpy.where(values == 0, float(self.ignore_label), values - 1)
+            result["segmentation_masks"] = values
+        if "instance_masks" in batch:
+            values = backend.cast(masks[..., -1:], "int32")
+            if real is not None:
+                values = _forget(values, real, backend)
+            result["instance_masks"] = values
+        for key, values in result.items():
+            if len(batch[key].shape) == 3:
+                values = values[..., 0]
+            result[key] = backend.cast(values, keras.backend.standardize_dtype(batch[key].dtype))
+        return result
+
+    def _check(self, batch):
+        unknown = batch.keys() - _CARRIED - _UNTOUCHED
+        moving = [layer for layer, _ in self.steps if isinstance(layer, GEOMETRIC_LAYERS)]
+        if unknown and moving:
+            raise ValueError(
+                f"augment: the batch holds targets it cannot carry: {sorted(unknown)}."
+            )
+        shape = batch["images"].shape
+        if len(shape) != 4 or shape[1] is None or shape[2] is None:
+            raise ValueError(
+                "augment: `images` must have shape (batch, height, width, channels), height and "
+                f"width known. Received: {tuple(shape)}."
+            )
+        size = tuple(shape[1:3])
+        for layer in moving:
+            size = output_size(layer, size)
+            if getattr(layer, "fill_mode", "constant") != "constant" and (
+                "bounding_boxes" in batch or "instance_masks" in batch
+            ):
+                raise ValueError(
+                    f"augment: {type(layer).__name__} with fill_mode={layer.fill_mode!r} would "
+                    "paint objects that no box marks; set fill_mode='constant'."
+                )
+
+
+def _copy(layer, **changes):
+    """The same layer in float32, with those changes that it knows."""
+    config = layer.get_config()
+    changes = {key: value for key, value in changes.items() if key in config}
+    return type(layer).from_config(config | changes | {"dtype": "float32"})
+
+
+def _stack_masks(batch, backend):
+    """Masks as float32 channels, the semantic ones with 1 added: 0 is what gets filled."""
+    masks = []
+    if "segmentation_masks" in batch:
+        masks.append(backend.cast(batch["segmentation_masks"], "float32") + 1)
+    if "instance_masks" in batch:
+        masks.append(backend.cast(batch["instance_masks"], "float32"))
+    masks = [mask if len(mask.shape) == 4 else mask[..., None] for mask in masks]
+    return backend.numpy.concatenate(masks, -1) if masks else None
+
+
+def _forget(instances, real, backend):
+    """Instance masks without the pixels of boxes that are padding now."""
+    xp = backend.numpy
+    real = backend.cast(real, "int32")
+    shape = backend.shape(instances)
+    values = xp.arange(1, real.shape[1] + 1, dtype="int32") * real
+    values = xp.concatenate([xp.zeros_like(values[:, :1]), values], 1)
+    flat = xp.reshape(instances, (shape[0], -1))
+    return xp.reshape(xp.take_along_axis(values, flat, 1), shape)
+
+
+def _pad(boxes, like, real, backend):
+    """Boxes and what belongs to them, padding wherever they are not real."""
+    result = {}
+    for key, values in boxes.items():
+        keep = real[..., None] if key == "boxes" else real
+        values = backend.numpy.where(keep, values, backend.numpy.zeros_like(values))
+        if key == "labels":
+            values = values - backend.cast(~keep, values.dtype)
+        result[key] = _as_before(values, like[key], backend)
+    return result
+
+
+def _as_before(values, like, backend):
+    """Values in the dtype they came in."""
+    dtype = keras.backend.standardize_dtype(like.dtype)
+    if dtype == "uint8":
+        values = backend.numpy.clip(backend.numpy.round(values), 0, 255)
+    return backend.cast(values, dtype)
+
+
+def _clip(boxes, size, backend):
+    height, width = size
+    limits = backend.convert_to_tensor([width, height, width, height], "float32")
+    return backend.numpy.minimum(backend.numpy.maximum(boxes, 0.0), limits)
+
+
+def _area(boxes):
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
