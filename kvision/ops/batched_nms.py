@@ -137,15 +137,24 @@ class BatchedNMSOperation(keras.Operation):
 
     def compute_output_spec(self, boxes, scores):
         check_shapes("batched_nms", boxes.shape, scores.shape)
-        batch = boxes.shape[0] if boxes.shape[0] is not None else scores.shape[0]
-        shape = (batch, self.max_output_size)
+        shapes = output_shapes(boxes.shape, scores.shape, self.max_output_size)
+        floating = ("boxes", "scores")
         return {
-            "boxes": keras.KerasTensor((*shape, 4), dtype="float32"),
-            "scores": keras.KerasTensor(shape, dtype="float32"),
-            "labels": keras.KerasTensor(shape, dtype="int32"),
-            "indices": keras.KerasTensor(shape, dtype="int32"),
-            "num_detections": keras.KerasTensor((batch,), dtype="int32"),
+            name: keras.KerasTensor(shape, dtype="float32" if name in floating else "int32")
+            for name, shape in shapes.items()
         }
+
+
+def output_shapes(boxes_shape, scores_shape, max_output_size):
+    """The shapes of what `batched_nms` returns, by name; `None` stands for what is unknown."""
+    batch = boxes_shape[0] if boxes_shape[0] is not None else scores_shape[0]
+    return {
+        "boxes": (batch, max_output_size, 4),
+        "scores": (batch, max_output_size),
+        "labels": (batch, max_output_size),
+        "indices": (batch, max_output_size),
+        "num_detections": (batch,),
+    }
 
 
 def check_shapes(name, boxes, scores):
