@@ -301,6 +301,15 @@ class Detector(keras.Model):
         finally:
             self._evaluating = False
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Under a strategy Keras averages the first batch over the replicas to see its shapes, which
+        # fails where their parts are unequal. A detector that is built needs the optimizer only.
+        if not self.built:
+            super()._maybe_symbolic_build(iterator, data_batch)
+        elif self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
     def _get_metrics_result_or_logs(self, logs):
         # Keras asks here for the final values: before the progress bar and the callbacks' end.
         results = super()._get_metrics_result_or_logs(logs)
