@@ -38,13 +38,13 @@ def _nms(boxes, scores, iou_threshold):
     return torchvision.ops.nms(*tensors, iou_threshold).numpy()
 
 
-def _batched_nms(boxes, scores, iou_threshold, score_threshold):
+def _batched_nms(boxes, scores, iou_threshold):
     """Positions `box * num_classes + class` of each image's detections."""
     num_classes = scores.shape[2]
     boxes = np.broadcast_to(boxes, (*scores.shape, 4))
     for image_boxes, image_scores in zip(boxes, scores, strict=True):
         flat = torch.from_numpy(image_scores.reshape(-1))
-        candidates = torch.where(flat > score_threshold)[0]
+        candidates = torch.where(flat > nms_cases.BATCHED_SCORE_THRESHOLD)[0]
         kept = _batched_nms_vanilla(
             torch.from_numpy(image_boxes.reshape(-1, 4).copy())[candidates],
             flat[candidates],

@@ -11,6 +11,8 @@ THRESHOLDS = (0.0, 0.25, 0.3, 1 / 3, 0.5, 0.6, 0.7, 1.0)
 SIZES = (0, 1, 5, 24, 64)
 NUM_CASES = 1000
 NUM_BATCHED_CASES = 100
+BATCHED_THRESHOLDS = (0.0, 0.3, 0.5)
+BATCHED_SCORE_THRESHOLD = 0.25
 BATCHED_OUTPUT_SIZE = 20
 
 
@@ -23,14 +25,14 @@ def nms_case(seed):
 
 
 def batched_nms_case(seed):
-    """Boxes (B, N, C or 1, 4), scores (B, N, C) without ties, and both thresholds."""
+    """Boxes (B, N, C or 1, 4), scores (B, N, C) without ties, and the IoU threshold."""
     rng = np.random.default_rng(seed)
     batch, size, classes = 2, int(rng.choice((1, 12, 30))), int(rng.choice((1, 3)))
     own = classes if seed % 2 else 1
     boxes = _boxes(rng, batch * size * own, seed % 4).reshape(batch, size, own, 4)
     scores = rng.permutation(batch * size * classes) / (batch * size * classes)
     scores = scores.reshape(batch, size, classes).astype("float32")
-    return boxes, scores, float(rng.choice(THRESHOLDS)), float(rng.choice((0.0, 0.5)))
+    return boxes, scores, float(rng.choice(BATCHED_THRESHOLDS))
 
 
 def _boxes(rng, size, kind):
