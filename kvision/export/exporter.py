@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 from kvision.export import parity
 from kvision.export.endpoints import Endpoints
@@ -72,11 +73,11 @@ def saved_model(model, path, ops="native", *, overwrite=False, check_images=None
             holds ops that would not run where it is served, or the SavedModel does not give the
             live model's detections. ``path`` is as it was before.
         TypeError: ``model`` is no detector.
-        ValueError: an argument has no meaning.
+        ValueError: an argument has no meaning, or the model has no ``image_size`` and needs one.
     """
     _check_arguments(model, ops)
     path = _check_path(Path(path), overwrite)
-    images = parity.sample_images(model.image_size) if check_images is None else check_images
+    images = _check_images(check_images, model.image_size)
     requests = parity.make_requests(images)
     op_library = None
     if ops == "native":
@@ -131,6 +132,19 @@ def _check_path(path, overwrite):
     return path
 
 
+def _check_images(images, image_size):
+    """The images to compare on."""
+    if images is None:
+        return parity.sample_images(image_size)
+    shapes = [(getattr(i, "dtype", None), getattr(i, "shape", ())) for i in images]
+    if not shapes or any(t != "uint8" or len(s) != 3 or s[2] != 3 for t, s in shapes):
+        raise ValueError(
+            "saved_model: `check_images` must be uint8 arrays of shape (height, width, 3). "
+            f"Received: {', '.join(f'{t} {s}' for t, s in shapes) or 'none'}."
+        )
+    return [np.asarray(image) for image in images]
+
+
 def _answer(endpoints, name, value):
     import tensorflow as tf
 
@@ -142,7 +156,7 @@ def _write(model, endpoints, path):
     import tensorflow as tf
 
     def trace(function, *specs):
-        return tf.function(function, input_signature=specs)
+        return tf.function(function, input_signature=specs, autograph=False)
 
     pixels = (None, None, None, 3)
     module = tf.Module()
@@ -155,7 +169,16 @@ def _write(model, endpoints, path):
         ),
         "class_names": trace(endpoints.class_names),
     }
-    tf.saved_model.save(module, str(path), signatures)
+    try:
+        tf.saved_model.save(module, str(path), signatures)
+    except ValueError as error:
+        if model.image_size is not None:
+            raise
+        raise ValueError(
+            f"saved_model: {type(model).__name__} has no `image_size` and cannot take images of "
+            "unknown size. Set `model.image_size = (height, width)`: served images are then "
+            "resized to it."
+        ) from error
 
 
 def _op_names(path):

@@ -53,6 +53,13 @@ def test_the_report_says_what_was_compared(exported):
     assert sorted(entry.name for entry in exported.path.parent.iterdir()) == ["model"]
 
 
+def test_the_users_own_images_are_compared(detector, pictures, same_process, tmp_path, capsys):
+    report = saved_model(detector, tmp_path / "model", "portable", check_images=pictures)
+    alone = saved_model(detector, tmp_path / "other", "portable", check_images=pictures[:1])
+    assert report.detections > alone.detections
+    assert f"the live model's {alone.detections} detections" in capsys.readouterr().out
+
+
 def test_signatures_have_the_documented_names_and_types(tf, signatures):
     assert set(signatures) == {"serving_default", "float", "encoded", "class_names"}
     inputs = {name: s.structured_input_signature[1] for name, s in signatures.items()}
@@ -257,6 +264,28 @@ class TestRefusals:
             saved_model(detector, tmp_path / "model", "fast")
         with pytest.raises(TypeError, match="Received: Sequential, without `decode`, `image_size`"):
             saved_model(keras.Sequential(), tmp_path / "model")
+
+    @pytest.mark.parametrize(
+        ("images", "received"),
+        [([], "none"), ([np.zeros((4, 4, 3))], r"float64 \(4, 4, 3\)"), ([[0]], r"None \(\)")],
+    )
+    def test_check_images_that_are_no_images(self, tf, detector, tmp_path, images, received):
+        with pytest.raises(ValueError, match=f"`check_images` must be uint8.*{received}"):
+            saved_model(detector, tmp_path / "model", "portable", check_images=images)
+
+    def test_a_model_that_needs_an_image_size(self, tf, patch_detector, monkeypatch, tmp_path):
+        model = patch_detector()
+        features = model.features.call
+
+        def needs_size(images):
+            if None in images.shape[1:3]:
+                raise ValueError("images of unknown size")
+            return features(images)
+
+        monkeypatch.setattr(model.features, "call", needs_size)
+        with pytest.raises(ValueError, match="PatchDetector has no `image_size`.*model.image_size"):
+            saved_model(model, tmp_path / "model", "portable")
+        assert list(tmp_path.iterdir()) == []
 
     def test_python_ops_in_the_graph(self, tf, detector, monkeypatch, tmp_path):
         decode = detector.decode

@@ -117,15 +117,31 @@ def test_it_prints_the_live_models_detections(serve, detector, served, picture):
     assert names == [CLASS_NAMES[label] for label in detections["labels"][0]]
 
 
-@pytest.mark.parametrize("content", [b"", b"some text", "cut"])
-def test_a_damaged_image_is_told(serve, served, picture, tmp_path, content):
+def test_a_damaged_image_is_told(serve, served, picture, tmp_path):
     damaged = tmp_path / "damaged.png"
-    damaged.write_bytes(picture.read_bytes()[:-20] if content == "cut" else content)
+    damaged.write_bytes(picture.read_bytes()[:-20])
     path, libraries = served
     process = run(serve, path, damaged, *libraries)
     assert process.returncode == 3
     assert f"{damaged}: not a whole JPEG or PNG image" in process.stderr
     assert process.stdout == ""
+
+
+def test_damaged_strings_leave_the_good_ones_their_answers(served, picture):
+    import tensorflow as tf
+
+    encoded = tf.saved_model.load(str(served[0])).signatures["encoded"]
+    good = picture.read_bytes()
+    jpeg = tf.io.encode_jpeg(tf.io.decode_png(good)[:50, 20:]).numpy()
+    strings = [b"", good, b"some text", jpeg[:-100], jpeg, good[:-20]]
+    alone = encoded(encoded_images=tf.constant([good, jpeg]))
+    among = encoded(encoded_images=tf.constant(strings))
+    assert among["num_detections"].numpy()[[0, 2, 3, 5]].tolist() == [-1] * 4
+    count, _, _ = parity.largest_difference(
+        {name: value.numpy() for name, value in alone.items()},
+        {name: value.numpy()[[1, 4]] for name, value in among.items()},
+    )
+    assert count > 10
 
 
 class TestErrors:
