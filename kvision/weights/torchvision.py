@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from kvision.backbones import ResNet
-from kvision.weights.layouts import CONVOLUTION, VECTOR, Layout
+from kvision.models.detection import FasterRCNN
+from kvision.weights.layouts import CONVOLUTION, DENSE, VECTOR, Layout, dense_after_flatten
 from kvision.weights.report import LoadReport, WeightsMismatchError
 
 
@@ -30,9 +31,15 @@ def load_torchvision(model, state_dict, *, strict=True):
     (`num_batches_tracked`) is ignored; the classification layer `fc` of a ResNet is reported as
     unused.
 
+    Bottlenecks of torchvision stride in the 3x3 convolution: their ResNet must have
+    `version="v1.5"`. Its classes of a detector count the background, which is ours to add: 91
+    there are `num_classes=90` here, and label c here is label c + 1 there. The detectors first
+    published there (`COCO_V1`) normalise with `epsilon=0`, all others with the default.
+
     Args:
-        model: A `kvision.backbones.ResNet` for torchvision's `resnet18` to `resnet152`. Those
-            with bottlenecks stride in the 3x3 convolution: they need `version="v1.5"`.
+        model: A `kvision.backbones.ResNet` for torchvision's `resnet18` to `resnet152`, or a
+            `kvision.models.detection.FasterRCNN` on a ResNet for `fasterrcnn_resnet50_fpn` and
+            its kin with other ResNets.
         state_dict: Mapping of torchvision's names to arrays (anything `numpy.asarray` takes).
         strict: Whether a missing, unexpected or differently shaped array is an error. Otherwise
             all arrays that match are loaded: the way to another number of classes.
@@ -84,10 +91,30 @@ def _targets(model):
     """Targets by torchvision's names, and the names known to be left over."""
     if isinstance(model, ResNet):
         return _resnet_targets(model, prefix=""), {"fc.weight", "fc.bias"}
+    if isinstance(model, FasterRCNN) and isinstance(model.backbone, ResNet):
+        return _faster_rcnn_targets(model), set()
     raise ValueError(
-        "load_torchvision: `model` must be a kvision.backbones.ResNet. "
-        f"Received: {type(model).__name__}."
+        "load_torchvision: `model` must be a kvision.backbones.ResNet or a "
+        f"kvision.models.detection.FasterRCNN on one. Received: {type(model).__name__}."
     )
+
+
+def _faster_rcnn_targets(model):
+    rpn, box_head = model.rpn_head, model.box_head
+    side = model.roi_output_size
+    return {
+        **_resnet_targets(model.backbone, "backbone.body."),
+        **_fpn_targets(model.fpn, "backbone.fpn."),
+        **_kernel_targets(rpn.conv, "rpn.head.conv.0.0"),
+        **_kernel_targets(rpn.objectness, "rpn.head.cls_logits"),
+        **_kernel_targets(rpn.offsets, "rpn.head.bbox_pred"),
+        **_kernel_targets(
+            box_head.hidden[0], "roi_heads.box_head.fc6", dense_after_flatten(side, side)
+        ),
+        **_kernel_targets(box_head.hidden[1], "roi_heads.box_head.fc7", DENSE),
+        **_kernel_targets(box_head.classifier, "roi_heads.box_predictor.cls_score", DENSE),
+        **_kernel_targets(box_head.regressor, "roi_heads.box_predictor.bbox_pred", DENSE),
+    }
 
 
 def _resnet_targets(backbone, prefix):
@@ -104,7 +131,9 @@ def _resnet_targets(backbone, prefix):
     targets = {}
     for layer in backbone.layers:
         if layer.weights:
-            targets.update(_layer_targets(layer, prefix + _resnet_module(layer.name)))
+            is_conv = isinstance(layer, keras.layers.Conv2D)
+            make_targets = _kernel_targets if is_conv else _normalization_targets
+            targets.update(make_targets(layer, prefix + _resnet_module(layer.name)))
     return targets
 
 
@@ -125,18 +154,21 @@ def _resnet_module(layer_name):
 def _fpn_targets(fpn, prefix):
     targets = {}
     for index, level in enumerate(fpn.laterals):
-        targets.update(_layer_targets(fpn.laterals[level], f"{prefix}inner_blocks.{index}.0"))
-        targets.update(_layer_targets(fpn.outputs[level], f"{prefix}layer_blocks.{index}.0"))
+        targets.update(_kernel_targets(fpn.laterals[level], f"{prefix}inner_blocks.{index}.0"))
+        targets.update(_kernel_targets(fpn.outputs[level], f"{prefix}layer_blocks.{index}.0"))
     return targets
 
 
-def _layer_targets(layer, module):
-    """Targets of a convolution or of a batch normalisation, frozen or not."""
-    if isinstance(layer, keras.layers.Conv2D):
-        targets = {f"{module}.weight": _Target(layer.kernel, CONVOLUTION)}
-        if layer.use_bias:
-            targets[f"{module}.bias"] = _Target(layer.bias, VECTOR)
-        return targets
+def _kernel_targets(layer, module, layout=CONVOLUTION):
+    """Targets of a convolution or dense layer."""
+    targets = {f"{module}.weight": _Target(layer.kernel, layout)}
+    if layer.use_bias:
+        targets[f"{module}.bias"] = _Target(layer.bias, VECTOR)
+    return targets
+
+
+def _normalization_targets(layer, module):
+    """Targets of a batch normalisation, frozen or not."""
     return {
         f"{module}.weight": _Target(layer.gamma, VECTOR),
         f"{module}.bias": _Target(layer.beta, VECTOR),

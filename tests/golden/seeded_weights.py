@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-CLASS_LOGIT_GAIN = 12.0
+CLASS_LOGIT_GAIN = 40.0
 
 
 def seeded_state_dict(shapes):

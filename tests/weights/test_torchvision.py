@@ -1,15 +1,21 @@
 import json
+import re
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from kvision.backbones import ResNet, ResNet18
+from kvision.backbones import ResNet, ResNet18, ResNet50
+from kvision.models.detection import FasterRCNN
 from kvision.weights import WeightsMismatchError, load_torchvision
+from kvision.weights.layouts import dense_after_flatten
 from tests.golden.seeded_weights import seeded_state_dict
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "resnet.npz")
+DETECTOR_SHAPES = json.loads(
+    str(np.load(Path(__file__).parents[1] / "golden" / "fasterrcnn.npz")["shapes"])
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +93,52 @@ def test_refuses_models_torchvision_does_not_have():
         load_torchvision(ResNet(**tiny, version="v1.5", normalization="group"), {})
     with pytest.raises(ValueError, match="Received: Dense"):
         load_torchvision(keras.layers.Dense(1), {})
+
+
+@pytest.fixture(scope="module")
+def detector():
+    backbone = ResNet50(version="v1.5", normalization="frozen_batch")
+    return FasterRCNN(backbone, num_classes=90)
+
+
+def test_parameters_of_the_detector(detector):
+    assert sum(int(np.prod(weight.shape)) for weight in detector.trainable_weights) == 41_755_286
+
+
+def test_detectors_of_the_old_names(detector):
+    old = {
+        re.sub(r"(_blocks\.\d)\.0|(head\.conv)\.0\.0", r"\1\2", name): array
+        for name, array in seeded_state_dict(DETECTOR_SHAPES).items()
+    }
+    assert "rpn.head.conv.weight" in old
+    assert "backbone.fpn.inner_blocks.3.weight" in old
+    assert load_torchvision(detector, old).complete
+
+
+def test_another_number_of_classes(detector):
+    """All but the two predictors is loaded: the start of fine-tuning."""
+    few = FasterRCNN(detector.backbone, num_classes=4)
+    state_dict = seeded_state_dict(DETECTOR_SHAPES)
+    with pytest.raises(WeightsMismatchError):
+        load_torchvision(few, state_dict)
+    report = load_torchvision(few, state_dict, strict=False)
+    predictor = "roi_heads.box_predictor"
+    assert report.mismatched == {
+        f"{predictor}.cls_score.weight": ((5, 1024), (91, 1024)),
+        f"{predictor}.cls_score.bias": ((5,), (91,)),
+        f"{predictor}.bbox_pred.weight": ((20, 1024), (364, 1024)),
+        f"{predictor}.bbox_pred.bias": ((20,), (364,)),
+    }
+    np.testing.assert_array_equal(
+        few.rpn_head.conv.bias.numpy(), state_dict["rpn.head.conv.0.0.bias"]
+    )
+
+
+def test_flattened_maps_are_reordered():
+    """A dense layer behind a flattened map gives the same sums in both orders."""
+    rng = np.random.default_rng(0)
+    maps, kernel = rng.normal(size=(2, 3, 5)), rng.normal(size=(4, 5 * 2 * 3))
+    expected = kernel @ maps.transpose(2, 0, 1).ravel()
+    layout = dense_after_flatten(2, 3)
+    assert layout.source_shape((30, 4)) == (4, 30)
+    np.testing.assert_allclose(maps.ravel() @ layout.convert(kernel), expected)
