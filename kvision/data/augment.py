@@ -116,10 +116,12 @@ class _Augmentation:
         size = images.shape[1:3]
         for layer, mask_layer in self.steps:
             sampled = layer.get_random_transformation(images, training=True)
-            images = layer.transform_images(images, sampled, training=True)
+            images = layer.transform_images(images, _copied(sampled, backend), training=True)
             if isinstance(layer, GEOMETRIC_LAYERS):
                 if masks is not None:
-                    masks = mask_layer.transform_segmentation_masks(masks, sampled, training=True)
+                    masks = mask_layer.transform_segmentation_masks(
+                        masks, _copied(sampled, backend), training=True
+                    )
                 if boxes:
                     moved = transform_boxes(layer, sampled, boxes["boxes"], size)
                     size = output_size(layer, size)
@@ -179,7 +181,19 @@ def _copy(layer, **changes):
     """The same layer in float32, with those changes that it knows."""
     config = layer.get_config()
     changes = {key: value for key, value in changes.items() if key in config}
-    return type(layer).from_config(config | changes | {"dtype": "float32"})
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # also for layers that the layer makes
+    try:
+        return type(layer).from_config(config | changes | {"dtype": "float32"})
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _copied(sampled, backend):
+    """A transformation to give away: on PyTorch, Keras' affine transform writes into its matrix."""
+    return keras.tree.map_structure(
+        lambda part: backend.numpy.copy(part) if backend.is_tensor(part) else part, sampled
+    )
 
 
 def _stack_masks(batch, backend):

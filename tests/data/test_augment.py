@@ -179,6 +179,7 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Tensor.T is deprecated:UserWarning")  # Keras on PyTorch
 @pytest.mark.parametrize("kind", _PIXEL_LAYERS)
 def test_pixel_layers_leave_the_targets_alone(kind, run):
     name = kind.__name__
@@ -217,14 +218,19 @@ def test_float_images_stay_float_and_boxes_alone_are_enough():
     assert set(after) == {"images", "bounding_boxes"}
 
 
-def test_a_low_precision_policy_changes_nothing():
-    def run_once():
-        return augment([L.RandomZoom((-0.3, -0.3), fill_mode="constant", seed=1)])(scene(1))
-
-    expected = run_once()
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: L.RandomZoom((-0.3, -0.3), fill_mode="constant", seed=1),
+        lambda: L.RandomColorJitter(contrast_factor=0.5, seed=1),
+    ],
+)
+def test_a_low_precision_policy_changes_nothing(layer):
+    expected = augment([layer()])(scene(1))
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        result = run_once()
+        result = augment([layer()])(scene(1))
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.config.set_dtype_policy("float32")
     keras.tree.map_structure(np.testing.assert_array_equal, result, expected)
