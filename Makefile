@@ -5,6 +5,7 @@ SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin/python
 QUIETLY := -q --disable-pip-version-check
+C_FILES = $$(git ls-files 'csrc/*' 'examples/*.c' 'examples/*.h')
 DEMO_SEED ?= 7
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -36,12 +37,12 @@ test: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'examples/*.c')
+	$(VENV)/bin/clang-format --dry-run --Werror $(C_FILES)
 
 format: setup
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
-	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cu' 'examples/*.c')
+	$(VENV)/bin/clang-format -i $(C_FILES)
 
 clean:
 	rm -rf $(VENV) build out dist *.egg-info kvision/*.so

@@ -13,7 +13,8 @@ struct BilinearTaps {
   F low_weight, high_weight;
 };
 
-// Whether a position reads anything on an axis of `size` cells: the border cells reach one cell outwards. NaN does not.
+// Whether a position reads anything on an axis of `size` cells: the border cells reach one cell
+// outwards. NaN does not.
 template <typename F>
 KVISION_HOST_DEVICE inline bool ReadsMap(F position, int64_t size) {
   return position >= F(-1) && position <= static_cast<F>(size);

@@ -1,6 +1,7 @@
-// Compiles the file named by KVISION_ISA_FILE once for every instruction set, each time in the namespace kvision::KVISION_ISA (baseline, avx2,
-// avx512), where simd.inc has put the vectors of that set. The file includes nothing itself, and CurrentIsa() says which version to call.
-// No include guard: a source may have several such files.
+// Compiles the file named by KVISION_ISA_FILE once for every instruction set, each time in the
+// namespace kvision::KVISION_ISA (baseline, avx2, avx512), where simd.inc has put the vectors of
+// that set. The file includes nothing itself, and CurrentIsa() says which version to call. No
+// include guard: a source may have several such files.
 
 #include "common/half.h"
 

@@ -1,4 +1,5 @@
-// The two 16-bit floating-point types of kernels: storage only, arithmetic is done in float. Same bits as Eigen::half and Eigen::bfloat16.
+// The two 16-bit floating-point types of kernels: storage only, arithmetic is done in float. Same
+// bits as Eigen::half and Eigen::bfloat16.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,8 @@ struct BFloat16 {
 KVISION_HOST_DEVICE inline float ToFloat(float value) { return value; }
 KVISION_HOST_DEVICE inline double ToFloat(double value) { return value; }
 
-// No step passes through a denormal float, so that the results hold under flush-to-zero, which TensorFlow's threads set.
+// No step passes through a denormal float, so that the results hold under flush-to-zero, which
+// TensorFlow's threads set.
 KVISION_HOST_DEVICE inline float ToFloat(Half value) {
   constexpr uint32_t kExponent = 0x7c00u << 13;
   uint32_t bits = (value.bits & 0x7fffu) << 13;
@@ -64,7 +66,8 @@ KVISION_HOST_DEVICE inline Half FromFloat<Half>(float value) {
   uint32_t half;
   if (bits >= (127u + 16u) << 23) {  // too large for a half, infinity, NaN
     half = bits > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  } else if (bits < 113u << 23) {  // a subnormal half: adding this constant puts its bits, rounded, at the low end
+  } else if (bits < 113u << 23) {  // a subnormal half: adding this constant puts its bits, rounded,
+                                   // at the low end
     constexpr uint32_t kMagic = (127u - 15u + 23u - 10u + 1u) << 23;
     half = BitCast<uint32_t>(BitCast<float>(bits) + BitCast<float>(kMagic)) - kMagic;
   } else {
@@ -77,7 +80,8 @@ KVISION_HOST_DEVICE inline Half FromFloat<Half>(float value) {
 template <>
 KVISION_HOST_DEVICE inline BFloat16 FromFloat<BFloat16>(float value) {
   const uint32_t bits = BitCast<uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return BFloat16{static_cast<uint16_t>(bits >> 16 | 0x40u)};
+  if ((bits & 0x7fffffffu) > 0x7f800000u)
+    return BFloat16{static_cast<uint16_t>(bits >> 16 | 0x40u)};
   return BFloat16{static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 

@@ -8,7 +8,8 @@ namespace kvision {
 
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
-// The best set of this processor. The environment variable KVISION_ISA (baseline, avx2, avx512) lowers it, which is how one machine tests them all.
+// The best set of this processor. The environment variable KVISION_ISA (baseline, avx2, avx512)
+// lowers it, which is how one machine tests them all.
 inline Isa CurrentIsa() {
   static const Isa isa = [] {
 #ifdef __x86_64__

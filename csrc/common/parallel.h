@@ -10,7 +10,8 @@ namespace kvision {
 template <typename Signature>
 class FunctionRef;
 
-// A callable by reference: two pointers, no allocation. It must not outlive what it refers to, so it is a parameter type only.
+// A callable by reference: two pointers, no allocation. It must not outlive what it refers to, so
+// it is a parameter type only.
 template <typename Result, typename... Args>
 class FunctionRef<Result(Args...)> {
  public:
@@ -32,8 +33,9 @@ class FunctionRef<Result(Args...)> {
 // The work on units [begin, end).
 using RangeBody = FunctionRef<void(int64_t begin, int64_t end)>;
 
-// Runs `body` on disjoint ranges that cover [0, total), at once where the caller has threads. `cost` is a unit's rough price in CPU cycles.
-// A kernel is deterministic when every unit writes its own part of the output: where ranges are cut is not fixed.
+// Runs `body` on disjoint ranges that cover [0, total), at once where the caller has threads.
+// `cost` is a unit's rough price in CPU cycles. A kernel is deterministic when every unit writes
+// its own part of the output: where ranges are cut is not fixed.
 using ParallelFor = FunctionRef<void(int64_t total, int64_t cost, RangeBody body)>;
 
 inline void SerialFor(int64_t total, int64_t /*cost*/, RangeBody body) {

@@ -1,4 +1,5 @@
-// Each <op>_py.cc adds its functions to the module by one object of this type, so that a new op edits no central file.
+// Each <op>_py.cc adds its functions to the module by one object of this type, so that a new op
+// edits no central file.
 #pragma once
 
 #include <pybind11/pybind11.h>

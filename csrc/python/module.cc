@@ -1,9 +1,10 @@
-// The module `kvision._C`: what the library was built with, and the kernels on NumPy arrays. Links no TensorFlow, so that it always loads.
-#include <map>
-#include <string>
-
+// The module `kvision._C`: what the library was built with, and the kernels on NumPy arrays. Links
+// no TensorFlow, so that it always loads.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+
+#include <map>
+#include <string>
 
 #include "python/binding.h"
 

@@ -1,4 +1,5 @@
-// RoIAlign on NumPy arrays, and on device pointers where CUDA was built: the kernels without TensorFlow.
+// RoIAlign on NumPy arrays, and on device pointers where CUDA was built: the kernels without
+// TensorFlow.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -31,20 +32,21 @@ RoiAlignParameters Parameters(const Array<T>& boxes, const Array<int32_t>& level
                               bool aligned) {
   Require(boxes.ndim() == 3 && boxes.shape(2) == 4,
           "`boxes` must have shape (batch, num_boxes, 4).");
-  Require(levels.ndim() == 2 && levels.shape(0) == boxes.shape(0) &&
-              levels.shape(1) == boxes.shape(1),
-          "`levels` must have shape (batch, num_boxes) of `boxes`.");
+  Require(
+      levels.ndim() == 2 && levels.shape(0) == boxes.shape(0) && levels.shape(1) == boxes.shape(1),
+      "`levels` must have shape (batch, num_boxes) of `boxes`.");
   Require(output_size.first > 0 && output_size.second > 0, "`output_size` must be positive.");
   Require(sampling_ratio >= 0 && sampling_ratio <= kRoiAlignMaxSamplingRatio,
           "`sampling_ratio` must lie between 0 and 128.");
-  return {boxes.shape(0),     boxes.shape(1), 0, output_size.first, output_size.second,
-          sampling_ratio, aligned};
+  return {boxes.shape(0),     boxes.shape(1), 0,      output_size.first,
+          output_size.second, sampling_ratio, aligned};
 }
 
 void RequireScales(const std::vector<double>& spatial_scales, size_t num_levels) {
   Require(num_levels > 0 && num_levels == spatial_scales.size(),
           "there must be one of `spatial_scales` a level, and at least one level.");
-  for (const double scale : spatial_scales) Require(scale > 0, "`spatial_scales` must be positive.");
+  for (const double scale : spatial_scales)
+    Require(scale > 0, "`spatial_scales` must be positive.");
 }
 
 template <typename T>
@@ -57,9 +59,9 @@ Array<T> Forward(const std::vector<Array<T>>& features, const Array<T>& boxes,
   std::vector<RoiAlignLevel<const T>> views;
   for (size_t level = 0; level < features.size(); ++level) {
     const Array<T>& map = features[level];
-    Require(map.ndim() == 4 && map.shape(0) == parameters.batch &&
-                map.shape(3) == features[0].shape(3),
-            "`features` must have shape (batch, height, width, channels), batch and channels equal.");
+    Require(
+        map.ndim() == 4 && map.shape(0) == parameters.batch && map.shape(3) == features[0].shape(3),
+        "`features` must have shape (batch, height, width, channels), batch and channels equal.");
     views.push_back({map.data(), map.shape(1), map.shape(2), spatial_scales[level]});
   }
   parameters.channels = features[0].shape(3);
@@ -77,9 +79,8 @@ std::vector<Array<T>> Backward(const Array<T>& output_gradient, const Array<T>& 
                                const std::vector<std::pair<int64_t, int64_t>>& feature_sizes,
                                int64_t sampling_ratio, bool aligned, int num_threads) {
   Require(output_gradient.ndim() == 5, "`output_gradient` must have five axes.");
-  RoiAlignParameters parameters =
-      Parameters(boxes, levels, {output_gradient.shape(2), output_gradient.shape(3)},
-                 sampling_ratio, aligned);
+  RoiAlignParameters parameters = Parameters(
+      boxes, levels, {output_gradient.shape(2), output_gradient.shape(3)}, sampling_ratio, aligned);
   Require(output_gradient.shape(0) == parameters.batch &&
               output_gradient.shape(1) == parameters.num_boxes,
           "`output_gradient` must have the batch and number of `boxes`.");
@@ -95,8 +96,7 @@ std::vector<Array<T>> Backward(const Array<T>& output_gradient, const Array<T>& 
     views.push_back({gradients.back().mutable_data(), height, width, spatial_scales[level]});
   }
   RoiAlignBackward<T>(parameters, output_gradient.data(), boxes.data(), levels.data(),
-                      {views.data(), static_cast<int64_t>(views.size())},
-                      ThreadsFor(num_threads));
+                      {views.data(), static_cast<int64_t>(views.size())}, ThreadsFor(num_threads));
   return gradients;
 }
 
@@ -112,7 +112,8 @@ void Define(py::module_& module) {
 
 #ifdef KVISION_WITH_CUDA
 
-// Device addresses as integers, as `tensor.data_ptr()` gives them; `maps` are the features going forward and their gradients going back.
+// Device addresses as integers, as `tensor.data_ptr()` gives them; `maps` are the features going
+// forward and their gradients going back.
 struct CudaCall {
   RoiAlignParameters parameters;
   std::vector<uintptr_t> maps;
@@ -159,7 +160,14 @@ void RunOnCuda(bool forward, const std::string& dtype, const std::vector<uintptr
           "there must be one size a map, and at most 8 maps.");
   const CudaCall call = {
       {batch, num_boxes, channels, output_size.first, output_size.second, sampling_ratio, aligned},
-      maps, sizes, spatial_scales, boxes, levels, output, workspace, stream};
+      maps,
+      sizes,
+      spatial_scales,
+      boxes,
+      levels,
+      output,
+      workspace,
+      stream};
   int error;
   if (dtype == "float16") {
     error = call.Run<Half>(forward);

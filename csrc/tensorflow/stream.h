@@ -1,4 +1,5 @@
-// The CUDA stream on which TensorFlow runs an op, as the plain pointer that the CUDA launchers take. Needs no CUDA header.
+// The CUDA stream on which TensorFlow runs an op, as the plain pointer that the CUDA launchers
+// take. Needs no CUDA header.
 #pragma once
 
 #include "tensorflow/core/framework/op_kernel.h"

@@ -1,22 +1,29 @@
-// RoIAlign (He, Gkioxari, Dollár, Girshick, "Mask R-CNN", 2017) over one feature map or a pyramid of them.
+// RoIAlign (He, Gkioxari, Dollár, Girshick, "Mask R-CNN", 2017) over one feature map or a pyramid
+// of them.
 //
 //   levels      maps (batch, height_l, width_l, channels), each with its spatial scale
 //   boxes       (batch, num_boxes, 4), x1 y1 x2 y2 in pixels, float; double beside double features
 //   box_levels  (batch, num_boxes), the map that a box reads
 //   output      (batch, num_boxes, output_height, output_width, channels)
 //
-// A box scaled to its map, and shifted by half a cell if `aligned`, is cut into equal bins. A bin is the mean over a grid of bilinear samples:
-// `sampling_ratio` a side, or ceil(bin extent) a side if that is 0. Nothing is rounded, and every step of the geometry is done in the boxes' type in
+// A box scaled to its map, and shifted by half a cell if `aligned`, is cut into equal bins. A bin
+// is the mean over a grid of bilinear samples: `sampling_ratio` a side, or ceil(bin extent) a side
+// if that is 0. Nothing is rounded, and every step of the geometry is done in the boxes' type in
 // the order of torchvision's, because counts and map borders are decided by it.
-//   - A sample less than or exactly one cell outside the map reads the border cell; one farther off counts as zero.
-//   - Not `aligned`, the extent of a box is raised to one cell. `aligned`, a box of no or negative extent has no samples in the adaptive grid, so its
+//   - A sample less than or exactly one cell outside the map reads the border cell; one farther off
+//   counts as zero.
+//   - Not `aligned`, the extent of a box is raised to one cell. `aligned`, a box of no or negative
+//   extent has no samples in the adaptive grid, so its
 //     bins are zero; in a fixed grid its samples are taken as they lie.
-//   - A box with a NaN or infinite corner, scaled or not, or an infinite extent, and a box whose level does not exist: zeros, and no gradient.
+//   - A box with a NaN or infinite corner, scaled or not, or an infinite extent, and a box whose
+//   level does not exist: zeros, and no gradient.
 //   - An empty map reads as zeros. Any size may be zero, and then there is nothing to do.
 // Samples off the map are counted, not visited: a box costs no more than one that covers its map.
-// Half types are summed in float. The gradient with respect to the features sums the boxes of an image in their order for every cell, so that its bits
-// depend on neither the number of threads nor the run. There is no gradient with respect to the boxes.
-// Memory beside the output: the forward pass takes 8 bytes a box, the backward pass 16 to 32 bytes a box and map row or column that it touches.
+// Half types are summed in float. The gradient with respect to the features sums the boxes of an
+// image in their order for every cell, so that its bits depend on neither the number of threads nor
+// the run. There is no gradient with respect to the boxes. Memory beside the output: the forward
+// pass takes 8 bytes a box, the backward pass 16 to 32 bytes a box and map row or column that it
+// touches.
 #pragma once
 
 #include <cstdint>
@@ -50,9 +57,9 @@ template <typename T>
 using RoiAlignBox = AccumulatorOf<T>;
 
 template <typename T>
-void RoiAlignForward(const RoiAlignParameters& parameters, Span<const RoiAlignLevel<const T>> levels,
-                     const RoiAlignBox<T>* boxes, const int32_t* box_levels, T* output,
-                     ParallelFor parallel_for);
+void RoiAlignForward(const RoiAlignParameters& parameters,
+                     Span<const RoiAlignLevel<const T>> levels, const RoiAlignBox<T>* boxes,
+                     const int32_t* box_levels, T* output, ParallelFor parallel_for);
 
 // Writes the whole of every level.
 template <typename T>
@@ -60,7 +67,8 @@ void RoiAlignBackward(const RoiAlignParameters& parameters, const T* output_grad
                       const RoiAlignBox<T>* boxes, const int32_t* box_levels,
                       Span<const RoiAlignLevel<T>> level_gradients, ParallelFor parallel_for);
 
-// The same on the device of the stream (a cudaStream_t); boxes and maps are device memory. They return a cudaError_t, 0 for success.
+// The same on the device of the stream (a cudaStream_t); boxes and maps are device memory. They
+// return a cudaError_t, 0 for success.
 template <typename T>
 int RoiAlignForwardCuda(const RoiAlignParameters& parameters,
                         Span<const RoiAlignLevel<const T>> levels, const RoiAlignBox<T>* boxes,

@@ -38,17 +38,22 @@ RoiAlignGrid<F> GridOf(int64_t box, const RoiAlignParameters& parameters, Span<c
   const int32_t index = box_levels[box];
   if (index < 0 || index >= levels.size) return {};
   const Level& level = levels[index];
-  return MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale, level.height, level.width, parameters);
+  return MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale, level.height, level.width,
+                          parameters);
 }
 
 int64_t CostOfBox(const RoiAlignParameters& parameters) {
   constexpr int64_t kTypicalCells = 12;
-  return parameters.output_height * parameters.output_width * (parameters.channels + 16) * kTypicalCells / 8 + 1;
+  return parameters.output_height * parameters.output_width * (parameters.channels + 16) *
+             kTypicalCells / 8 +
+         1;
 }
 
-// The boxes in the order of level, image and the row of their centre, so that boxes taken one after the other share cells in the cache.
+// The boxes in the order of level, image and the row of their centre, so that boxes taken one after
+// the other share cells in the cache.
 template <typename F>
-std::vector<int64_t> BoxesByPlace(const RoiAlignParameters& parameters, const F* boxes, const int32_t* box_levels) {
+std::vector<int64_t> BoxesByPlace(const RoiAlignParameters& parameters, const F* boxes,
+                                  const int32_t* box_levels) {
   const int64_t total = parameters.batch * parameters.num_boxes;
   std::vector<int64_t> order(total);
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -67,17 +72,19 @@ struct BoxCells {
   RoiAlignTaps<F> rows, columns;
 
   Span<const RoiAlignTap<F>> BinsOfRow(int64_t row) const {
-    const auto group = std::lower_bound(
-        rows.groups.begin(), rows.groups.end(), row,
-        [](const RoiAlignTapGroup& candidate, int64_t wanted) { return candidate.target < wanted; });
+    const auto group = std::lower_bound(rows.groups.begin(), rows.groups.end(), row,
+                                        [](const RoiAlignTapGroup& candidate, int64_t wanted) {
+                                          return candidate.target < wanted;
+                                        });
     if (group == rows.groups.end() || group->target != row) return {nullptr, 0};
     return rows.Of(*group);
   }
 };
 
 template <typename F, typename Level>
-std::vector<BoxCells<F>> CellsOfBoxes(const RoiAlignParameters& parameters, Span<const Level> levels,
-                                      const F* boxes, const int32_t* box_levels, ParallelFor parallel_for) {
+std::vector<BoxCells<F>> CellsOfBoxes(const RoiAlignParameters& parameters,
+                                      Span<const Level> levels, const F* boxes,
+                                      const int32_t* box_levels, ParallelFor parallel_for) {
   constexpr int64_t kCost = 5000;
   const bool adaptive = parameters.sampling_ratio == 0;
   std::vector<BoxCells<F>> cells(parameters.batch * parameters.num_boxes);
@@ -98,9 +105,9 @@ std::vector<BoxCells<F>> CellsOfBoxes(const RoiAlignParameters& parameters, Span
 }  // namespace
 
 template <typename T>
-void RoiAlignForward(const RoiAlignParameters& parameters, Span<const RoiAlignLevel<const T>> levels,
-                     const RoiAlignBox<T>* boxes, const int32_t* box_levels, T* output,
-                     ParallelFor parallel_for) {
+void RoiAlignForward(const RoiAlignParameters& parameters,
+                     Span<const RoiAlignLevel<const T>> levels, const RoiAlignBox<T>* boxes,
+                     const int32_t* box_levels, T* output, ParallelFor parallel_for) {
   using F = RoiAlignBox<T>;
   const int64_t row_size = parameters.output_width * parameters.channels;
   const int64_t box_size = parameters.output_height * row_size;
@@ -108,26 +115,28 @@ void RoiAlignForward(const RoiAlignParameters& parameters, Span<const RoiAlignLe
   const auto sum_row = PickSumRow<false, T, T>();
   const bool adaptive = parameters.sampling_ratio == 0;
   const std::vector<int64_t> order = BoxesByPlace(parameters, boxes, box_levels);
-  parallel_for(static_cast<int64_t>(order.size()), CostOfBox(parameters), [&](int64_t begin, int64_t end) {
-    RoiAlignTaps<F> rows, columns;
-    for (int64_t place = begin; place < end; ++place) {
-      const int64_t box = order[place];
-      T* box_output = output + box * box_size;
-      const RoiAlignGrid<F> grid = GridOf(box, parameters, levels, boxes, box_levels);
-      if (!grid.valid) {
-        std::fill_n(box_output, box_size, T{});
-        continue;
-      }
-      FindTapsOfBins(grid.rows, parameters.output_height, adaptive, &rows);
-      FindTapsOfBins(grid.columns, parameters.output_width, adaptive, &columns);
-      const RoiAlignLevel<const T>& level = levels[box_levels[box]];
-      const int64_t stride = level.width * parameters.channels;
-      const T* image = level.data + box / parameters.num_boxes * level.height * stride;
-      for (const RoiAlignTapGroup& bin : rows.groups) {
-        sum_row(image, rows.Of(bin), stride, columns, parameters.channels, box_output + bin.target * row_size);
-      }
-    }
-  });
+  parallel_for(static_cast<int64_t>(order.size()), CostOfBox(parameters),
+               [&](int64_t begin, int64_t end) {
+                 RoiAlignTaps<F> rows, columns;
+                 for (int64_t place = begin; place < end; ++place) {
+                   const int64_t box = order[place];
+                   T* box_output = output + box * box_size;
+                   const RoiAlignGrid<F> grid = GridOf(box, parameters, levels, boxes, box_levels);
+                   if (!grid.valid) {
+                     std::fill_n(box_output, box_size, T{});
+                     continue;
+                   }
+                   FindTapsOfBins(grid.rows, parameters.output_height, adaptive, &rows);
+                   FindTapsOfBins(grid.columns, parameters.output_width, adaptive, &columns);
+                   const RoiAlignLevel<const T>& level = levels[box_levels[box]];
+                   const int64_t stride = level.width * parameters.channels;
+                   const T* image = level.data + box / parameters.num_boxes * level.height * stride;
+                   for (const RoiAlignTapGroup& bin : rows.groups) {
+                     sum_row(image, rows.Of(bin), stride, columns, parameters.channels,
+                             box_output + bin.target * row_size);
+                   }
+                 }
+               });
 }
 
 template <typename T>
@@ -138,7 +147,8 @@ void RoiAlignBackward(const RoiAlignParameters& parameters, const T* output_grad
   const int64_t bin_row_size = parameters.output_width * parameters.channels;
   const int64_t box_size = parameters.output_height * bin_row_size;
   const auto sum_row = PickSumRow<true, T, F>();
-  const std::vector<BoxCells<F>> cells = CellsOfBoxes(parameters, level_gradients, boxes, box_levels, parallel_for);
+  const std::vector<BoxCells<F>> cells =
+      CellsOfBoxes(parameters, level_gradients, boxes, box_levels, parallel_for);
   const int64_t box_cost = CostOfBox(parameters) * static_cast<int64_t>(cells.size());
   for (int64_t index = 0; index < level_gradients.size; ++index) {
     const RoiAlignLevel<T>& level = level_gradients[index];
@@ -162,21 +172,23 @@ void RoiAlignBackward(const RoiAlignParameters& parameters, const T* output_grad
           if (box_levels[box] != index) continue;
           const Span<const RoiAlignTap<F>> bins = cells[box].BinsOfRow(row % level.height);
           if (bins.size == 0) continue;
-          sum_row(output_gradient + box * box_size, bins, bin_row_size, cells[box].columns, parameters.channels, target);
+          sum_row(output_gradient + box * box_size, bins, bin_row_size, cells[box].columns,
+                  parameters.channels, target);
         }
         if constexpr (!std::is_same_v<T, F>) {
-          std::transform(sums.begin(), sums.end(), row_gradient, [](F sum) { return FromFloat<T>(sum); });
+          std::transform(sums.begin(), sums.end(), row_gradient,
+                         [](F sum) { return FromFloat<T>(sum); });
         }
       }
     });
   }
 }
 
-#define KVISION_ROI_ALIGN(T)                                                                                     \
-  template void RoiAlignForward<T>(const RoiAlignParameters&, Span<const RoiAlignLevel<const T>>,                \
-                                   const RoiAlignBox<T>*, const int32_t*, T*, ParallelFor);                      \
-  template void RoiAlignBackward<T>(const RoiAlignParameters&, const T*, const RoiAlignBox<T>*, const int32_t*,  \
-                                    Span<const RoiAlignLevel<T>>, ParallelFor);
+#define KVISION_ROI_ALIGN(T)                                                                      \
+  template void RoiAlignForward<T>(const RoiAlignParameters&, Span<const RoiAlignLevel<const T>>, \
+                                   const RoiAlignBox<T>*, const int32_t*, T*, ParallelFor);       \
+  template void RoiAlignBackward<T>(const RoiAlignParameters&, const T*, const RoiAlignBox<T>*,   \
+                                    const int32_t*, Span<const RoiAlignLevel<T>>, ParallelFor);
 KVISION_ROI_ALIGN(Half)
 KVISION_ROI_ALIGN(BFloat16)
 KVISION_ROI_ALIGN(float)

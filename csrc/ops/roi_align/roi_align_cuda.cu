@@ -1,5 +1,6 @@
-// Each thread owns its output: kPack channels of a bin going forward, of a cell of the map going back. So there are no atomic additions, and the sums
-// have one order. Threads next to one another own channels next to one another, so that loads are coalesced.
+// Each thread owns its output: kPack channels of a bin going forward, of a cell of the map going
+// back. So there are no atomic additions, and the sums have one order. Threads next to one another
+// own channels next to one another, so that loads are coalesced.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -20,7 +21,8 @@ struct alignas(sizeof(T) * kPack) Pack {
 };
 
 template <int kPack, typename T>
-__device__ inline void AddScaled(const T* from, AccumulatorOf<T> weight, AccumulatorOf<T> (&sums)[kPack]) {
+__device__ inline void AddScaled(const T* from, AccumulatorOf<T> weight,
+                                 AccumulatorOf<T> (&sums)[kPack]) {
   const Pack<T, kPack> pack = *reinterpret_cast<const Pack<T, kPack>*>(from);
 #pragma unroll
   for (int k = 0; k < kPack; ++k) sums[k] += weight * ToFloat(pack.values[k]);
@@ -43,13 +45,14 @@ struct Levels {
 template <typename T, int kPack>
 __global__ void __launch_bounds__(kThreads)
     ForwardKernel(RoiAlignParameters parameters, Levels<const T> levels,
-                  const AccumulatorOf<T>* __restrict__ boxes, const int32_t* __restrict__ box_levels,
-                  T* __restrict__ output, int64_t total) {
+                  const AccumulatorOf<T>* __restrict__ boxes,
+                  const int32_t* __restrict__ box_levels, T* __restrict__ output, int64_t total) {
   using F = AccumulatorOf<T>;
   const int64_t packs = parameters.channels / kPack;
   const bool adaptive = parameters.sampling_ratio == 0;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; index < total; index += step) {
+  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; index < total;
+       index += step) {
     const int64_t channel = index % packs * kPack;
     const int64_t bin = index / packs;
     const int64_t column_bin = bin % parameters.output_width;
@@ -59,12 +62,13 @@ __global__ void __launch_bounds__(kThreads)
     const int32_t level_index = box_levels[box];
     if (level_index >= 0 && level_index < levels.number) {
       const RoiAlignLevel<const T> level = levels.list[level_index];
-      const RoiAlignGrid<F> grid =
-          MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale, level.height, level.width, parameters);
+      const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
+                                                    level.height, level.width, parameters);
       if (grid.valid) {
         const int64_t stride = level.width * parameters.channels;
         const T* image = level.data + box / parameters.num_boxes * level.height * stride + channel;
-        const F row_start = grid.rows.BinStart(row_bin), column_start = grid.columns.BinStart(column_bin);
+        const F row_start = grid.rows.BinStart(row_bin),
+                column_start = grid.columns.BinStart(column_bin);
         const RoiAlignSamples<F> rows = grid.rows.SamplesOnMap(row_start, adaptive);
         const RoiAlignSamples<F> columns = grid.columns.SamplesOnMap(column_start, adaptive);
         const F sample_weight = grid.rows.SampleWeight() * grid.columns.SampleWeight();
@@ -78,8 +82,10 @@ __global__ void __launch_bounds__(kThreads)
             const F x = grid.columns.Position(column_start, columns.first + static_cast<F>(j));
             if (!ReadsMap(x, level.width)) continue;
             const BilinearTaps<F> column = TapsAt(x, level.width);
-            const int64_t left = column.low * parameters.channels, right = column.high * parameters.channels;
-            const F low_weight = row.low_weight * sample_weight, high_weight = row.high_weight * sample_weight;
+            const int64_t left = column.low * parameters.channels,
+                          right = column.high * parameters.channels;
+            const F low_weight = row.low_weight * sample_weight,
+                    high_weight = row.high_weight * sample_weight;
             AddScaled<kPack>(low + left, low_weight * column.low_weight, sums);
             AddScaled<kPack>(low + right, low_weight * column.high_weight, sums);
             AddScaled<kPack>(high + left, high_weight * column.low_weight, sums);
@@ -103,15 +109,17 @@ __device__ inline BinRange BinsNear(const RoiAlignAxis<F>& axis, int64_t cell, i
   const F last = static_cast<F>(bins);
   const F first = floor((static_cast<F>(cell) - F(1) - axis.start) / axis.bin_extent - F(1));
   const F end = ceil((static_cast<F>(cell) + F(1) - axis.start) / axis.bin_extent + F(1));
-  return {static_cast<int64_t>(fmin(fmax(first, F(0)), last)), static_cast<int64_t>(fmin(fmax(end, F(0)), last))};
+  return {static_cast<int64_t>(fmin(fmax(first, F(0)), last)),
+          static_cast<int64_t>(fmin(fmax(end, F(0)), last))};
 }
 
 // The weight of a cell in the mean of a bin along one axis.
 template <typename F>
-__device__ inline F WeightOfCell(const RoiAlignAxis<F>& axis, int64_t bin, int64_t cell, bool adaptive) {
+__device__ inline F WeightOfCell(const RoiAlignAxis<F>& axis, int64_t bin, int64_t cell,
+                                 bool adaptive) {
   const F bin_start = axis.BinStart(bin);
-  const RoiAlignSamples<F> samples =
-      axis.SamplesBetween(bin_start, static_cast<F>(cell) - F(1), static_cast<F>(cell) + F(1), adaptive);
+  const RoiAlignSamples<F> samples = axis.SamplesBetween(bin_start, static_cast<F>(cell) - F(1),
+                                                         static_cast<F>(cell) + F(1), adaptive);
   F weight = 0;
   for (int64_t i = 0; i < samples.number; ++i) {
     const F position = axis.Position(bin_start, samples.first + static_cast<F>(i));
@@ -123,13 +131,15 @@ __device__ inline F WeightOfCell(const RoiAlignAxis<F>& axis, int64_t bin, int64
   return weight * axis.SampleWeight();
 }
 
-// The rows and columns of the map that a box may read, so that a cell passes over most boxes by four comparisons.
+// The rows and columns of the map that a box may read, so that a cell passes over most boxes by
+// four comparisons.
 struct Reach {
   int64_t first_row, last_row, first_column, last_column;
 };
 
 template <typename F>
-__device__ inline void ReachOfAxis(const RoiAlignAxis<F>& axis, int64_t bins, int64_t* first, int64_t* last) {
+__device__ inline void ReachOfAxis(const RoiAlignAxis<F>& axis, int64_t bins, int64_t* first,
+                                   int64_t* last) {
   const F end = axis.BinStart(bins);
   const F limit = static_cast<F>(axis.size);
   const F low = floor(fmin(axis.start, end)) - F(2), high = ceil(fmax(axis.start, end)) + F(2);
@@ -138,15 +148,17 @@ __device__ inline void ReachOfAxis(const RoiAlignAxis<F>& axis, int64_t bins, in
 }
 
 template <typename F, typename T>
-__global__ void ReachKernel(RoiAlignParameters parameters, RoiAlignLevel<T> level, int32_t level_index,
-                            const F* __restrict__ boxes, const int32_t* __restrict__ box_levels,
-                            Reach* __restrict__ reaches, int64_t total) {
+__global__ void ReachKernel(RoiAlignParameters parameters, RoiAlignLevel<T> level,
+                            int32_t level_index, const F* __restrict__ boxes,
+                            const int32_t* __restrict__ box_levels, Reach* __restrict__ reaches,
+                            int64_t total) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t box = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; box < total; box += step) {
+  for (int64_t box = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; box < total;
+       box += step) {
     Reach reach = {0, -1, 0, -1};
     if (box_levels[box] == level_index) {
-      const RoiAlignGrid<F> grid =
-          MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale, level.height, level.width, parameters);
+      const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
+                                                    level.height, level.width, parameters);
       if (grid.valid) {
         ReachOfAxis(grid.rows, parameters.output_height, &reach.first_row, &reach.last_row);
         ReachOfAxis(grid.columns, parameters.output_width, &reach.first_column, &reach.last_column);
@@ -165,7 +177,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t packs = parameters.channels / kPack;
   const bool adaptive = parameters.sampling_ratio == 0;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; index < total; index += step) {
+  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; index < total;
+       index += step) {
     const int64_t channel = index % packs * kPack;
     const int64_t cell = index / packs;
     const int64_t x = cell % level.width;
@@ -174,19 +187,23 @@ __global__ void __launch_bounds__(kThreads)
     F sums[kPack] = {};
     for (int64_t box = first_box; box < first_box + parameters.num_boxes; ++box) {
       const Reach reach = reaches[box];
-      if (y < reach.first_row || y > reach.last_row || x < reach.first_column || x > reach.last_column) continue;
-      const RoiAlignGrid<F> grid =
-          MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale, level.height, level.width, parameters);
+      if (y < reach.first_row || y > reach.last_row || x < reach.first_column ||
+          x > reach.last_column)
+        continue;
+      const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
+                                                    level.height, level.width, parameters);
       const BinRange row_bins = BinsNear(grid.rows, y, parameters.output_height);
       const BinRange column_bins = BinsNear(grid.columns, x, parameters.output_width);
       for (int64_t row_bin = row_bins.first; row_bin < row_bins.end; ++row_bin) {
         const F row_weight = WeightOfCell(grid.rows, row_bin, y, adaptive);
         if (row_weight == F(0)) continue;
-        const int64_t bin_row = (box * parameters.output_height + row_bin) * parameters.output_width;
+        const int64_t bin_row =
+            (box * parameters.output_height + row_bin) * parameters.output_width;
         for (int64_t column_bin = column_bins.first; column_bin < column_bins.end; ++column_bin) {
           const F weight = row_weight * WeightOfCell(grid.columns, column_bin, x, adaptive);
           if (weight == F(0)) continue;
-          AddScaled<kPack>(output_gradient + (bin_row + column_bin) * parameters.channels + channel, weight, sums);
+          AddScaled<kPack>(output_gradient + (bin_row + column_bin) * parameters.channels + channel,
+                           weight, sums);
         }
       }
     }
@@ -215,8 +232,9 @@ constexpr int kFullPack = sizeof(T) == 8 ? 2 : 4;
 }  // namespace
 
 template <typename T>
-int RoiAlignForwardCuda(const RoiAlignParameters& parameters, Span<const RoiAlignLevel<const T>> levels,
-                        const RoiAlignBox<T>* boxes, const int32_t* box_levels, T* output, void* stream) {
+int RoiAlignForwardCuda(const RoiAlignParameters& parameters,
+                        Span<const RoiAlignLevel<const T>> levels, const RoiAlignBox<T>* boxes,
+                        const int32_t* box_levels, T* output, void* stream) {
   constexpr int kPack = kFullPack<T>;
   Levels<const T> list = {};
   list.number = levels.size;
@@ -224,16 +242,17 @@ int RoiAlignForwardCuda(const RoiAlignParameters& parameters, Span<const RoiAlig
   const int64_t total = parameters.batch * parameters.num_boxes * parameters.output_height *
                         parameters.output_width * parameters.channels;
   if (total == 0) return cudaSuccess;
-  const bool packs = std::all_of(levels.begin(), levels.end(), [&](const RoiAlignLevel<const T>& level) {
-    return Packs<T, kPack>(parameters.channels, level.data, output);
-  });
+  const bool packs =
+      std::all_of(levels.begin(), levels.end(), [&](const RoiAlignLevel<const T>& level) {
+        return Packs<T, kPack>(parameters.channels, level.data, output);
+      });
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   if (packs) {
     ForwardKernel<T, kPack><<<BlocksFor(total / kPack), kThreads, 0, cuda_stream>>>(
         parameters, list, boxes, box_levels, output, total / kPack);
   } else {
-    ForwardKernel<T, 1><<<BlocksFor(total), kThreads, 0, cuda_stream>>>(parameters, list, boxes, box_levels, output,
-                                                                        total);
+    ForwardKernel<T, 1><<<BlocksFor(total), kThreads, 0, cuda_stream>>>(parameters, list, boxes,
+                                                                        box_levels, output, total);
   }
   return cudaGetLastError();
 }
@@ -243,8 +262,9 @@ int64_t RoiAlignBackwardCudaWorkspace(const RoiAlignParameters& parameters) {
 }
 
 template <typename T>
-int RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* output_gradient, const RoiAlignBox<T>* boxes,
-                         const int32_t* box_levels, Span<const RoiAlignLevel<T>> level_gradients, void* workspace,
+int RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* output_gradient,
+                         const RoiAlignBox<T>* boxes, const int32_t* box_levels,
+                         Span<const RoiAlignLevel<T>> level_gradients, void* workspace,
                          void* stream) {
   constexpr int kPack = kFullPack<T>;
   const int64_t num_boxes = parameters.batch * parameters.num_boxes;
@@ -262,18 +282,20 @@ int RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* output_g
       BackwardKernel<T, kPack><<<BlocksFor(total / kPack), kThreads, 0, cuda_stream>>>(
           parameters, output_gradient, boxes, reaches, level, total / kPack);
     } else {
-      BackwardKernel<T, 1><<<BlocksFor(total), kThreads, 0, cuda_stream>>>(parameters, output_gradient, boxes,
-                                                                           reaches, level, total);
+      BackwardKernel<T, 1><<<BlocksFor(total), kThreads, 0, cuda_stream>>>(
+          parameters, output_gradient, boxes, reaches, level, total);
     }
   }
   return cudaGetLastError();
 }
 
-#define KVISION_ROI_ALIGN(T)                                                                                     \
-  template int RoiAlignForwardCuda<T>(const RoiAlignParameters&, Span<const RoiAlignLevel<const T>>,             \
-                                      const RoiAlignBox<T>*, const int32_t*, T*, void*);                         \
-  template int RoiAlignBackwardCuda<T>(const RoiAlignParameters&, const T*, const RoiAlignBox<T>*,               \
-                                       const int32_t*, Span<const RoiAlignLevel<T>>, void*, void*);
+#define KVISION_ROI_ALIGN(T)                                                                       \
+  template int RoiAlignForwardCuda<T>(const RoiAlignParameters&,                                   \
+                                      Span<const RoiAlignLevel<const T>>, const RoiAlignBox<T>*,   \
+                                      const int32_t*, T*, void*);                                  \
+  template int RoiAlignBackwardCuda<T>(const RoiAlignParameters&, const T*, const RoiAlignBox<T>*, \
+                                       const int32_t*, Span<const RoiAlignLevel<T>>, void*,        \
+                                       void*);
 KVISION_ROI_ALIGN(Half)
 KVISION_ROI_ALIGN(BFloat16)
 KVISION_ROI_ALIGN(float)

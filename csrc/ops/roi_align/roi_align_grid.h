@@ -10,7 +10,8 @@
 
 namespace kvision {
 
-// No contraction to fused multiply-adds on the device: the order and rounding of these steps decide counts and borders. Host code is built without it.
+// No contraction to fused multiply-adds on the device: the order and rounding of these steps decide
+// counts and borders. Host code is built without it.
 #ifdef __CUDA_ARCH__
 KVISION_HOST_DEVICE inline float Multiply(float a, float b) { return __fmul_rn(a, b); }
 KVISION_HOST_DEVICE inline double Multiply(double a, double b) { return __dmul_rn(a, b); }
@@ -28,7 +29,8 @@ struct RoiAlignSamples {
   int64_t number;
 };
 
-// One axis of one box: bin b begins at start + b * bin_extent and has `count` evenly spaced samples.
+// One axis of one box: bin b begins at start + b * bin_extent and has `count` evenly spaced
+// samples.
 template <typename F>
 struct RoiAlignAxis {
   F start, bin_extent, count;
@@ -45,8 +47,9 @@ struct RoiAlignAxis {
   // The weight of one sample in the mean along this axis.
   KVISION_HOST_DEVICE F SampleWeight() const { return F(1) / count; }
 
-  // The samples that may lie between `low` and `high`, which are in order and on or near the map. Those of an adaptive grid are more than half a cell
-  // apart where a bin has several, so their number is bounded by the distance; one more at each end makes up for rounding.
+  // The samples that may lie between `low` and `high`, which are in order and on or near the map.
+  // Those of an adaptive grid are more than half a cell apart where a bin has several, so their
+  // number is bounded by the distance; one more at each end makes up for rounding.
   KVISION_HOST_DEVICE RoiAlignSamples<F> SamplesBetween(F bin_start, F low, F high,
                                                         bool adaptive) const {
     if (!(count >= F(1)) || size == 0) return {0, 0};
@@ -97,9 +100,10 @@ KVISION_HOST_DEVICE inline RoiAlignGrid<F> MakeRoiAlignGrid(const F* box, double
     box_width = box_width > F(1) ? box_width : F(1);
     box_height = box_height > F(1) ? box_height : F(1);
   }
-  return {MakeRoiAlignAxis(y1, box_height, parameters.output_height, parameters.sampling_ratio, height),
-          MakeRoiAlignAxis(x1, box_width, parameters.output_width, parameters.sampling_ratio, width),
-          valid};
+  return {
+      MakeRoiAlignAxis(y1, box_height, parameters.output_height, parameters.sampling_ratio, height),
+      MakeRoiAlignAxis(x1, box_width, parameters.output_width, parameters.sampling_ratio, width),
+      valid};
 }
 
 }  // namespace kvision

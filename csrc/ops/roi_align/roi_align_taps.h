@@ -1,4 +1,5 @@
-// The samples of one axis of a box, merged: which cells each bin reads, and by which weight. Turned round: which bins each cell gives to.
+// The samples of one axis of a box, merged: which cells each bin reads, and by which weight. Turned
+// round: which bins each cell gives to.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +17,8 @@ struct RoiAlignTap {
   F weight;
 };
 
-// The taps [begin, end) of a list, which belong to one bin (their sources are cells) or to one cell (their sources are bins).
+// The taps [begin, end) of a list, which belong to one bin (their sources are cells) or to one cell
+// (their sources are bins).
 struct RoiAlignTapGroup {
   int64_t target;
   int64_t begin, end;
@@ -53,7 +55,8 @@ inline void AddTap(int64_t cell, F weight, size_t bin_begin, std::vector<RoiAlig
 
 // One group for each bin, in order; empty for a bin that reads nothing.
 template <typename F>
-void FindTapsOfBins(const RoiAlignAxis<F>& axis, int64_t bins, bool adaptive, RoiAlignTaps<F>* result) {
+void FindTapsOfBins(const RoiAlignAxis<F>& axis, int64_t bins, bool adaptive,
+                    RoiAlignTaps<F>* result) {
   result->taps.clear();
   result->groups.clear();
   const F sample_weight = axis.SampleWeight();
