@@ -1,12 +1,14 @@
-# make setup | demo | test | lint | format | bench | conformance | clean
-# Everything happens in .venv, which the first target called makes. PYTHON=python3.12 chooses the Python it is made with.
+# make setup | demo | test | lint | format | bench | conformance | build | clean
+# Everything happens in .venv, which the first target called makes, with PYTHON if that is given.
 
 SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin/python
 QUIETLY := -q --disable-pip-version-check
+REQUIRED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])
 C_FILES = $$(git ls-files 'csrc/*' 'examples/*.c' 'examples/*.h')
 DEMO_SEED ?= 7
+PEER ?= build/peer/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: setup demo test lint format bench conformance clean build
@@ -18,8 +20,7 @@ $(VENV)/.installed: pyproject.toml setup.py
 	@test -f $@ || { python=$$(tools/prerequisites.sh) && rm -rf $(VENV) && "$$python" -m venv $(VENV); }
 	@rm -f $@
 	@echo "Installing TensorFlow and everything else into $(VENV)"
-	$(RUN) -m pip install $(QUIETLY) --upgrade \
-		$$($(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])')
+	$(RUN) -m pip install $(QUIETLY) --upgrade $$($(RUN) -c '$(REQUIRED)')
 	KVISION_BUILD_OPS=0 $(RUN) -m pip install $(QUIETLY) --no-build-isolation -e '.[all,dev]'
 	@touch $@
 
@@ -44,11 +45,26 @@ format: setup
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $(C_FILES)
 
-clean:
-	rm -rf $(VENV) build out dist *.egg-info kvision/*.so
+# Against torchvision, in an environment of its own (5 GB) unless PEER names one.
+bench: setup $(PEER)
+	for file in benchmarks/*.py; do $(RUN) $$file --peer $(PEER) || exit 1; done
 
+build/peer/bin/python:
+	rm -rf build/peer.partial
+	$(RUN) -m venv build/peer.partial
+	build/peer.partial/bin/python -m pip install $(QUIETLY) torch==2.12.1 torchvision==0.27.1 numpy
+	mv build/peer.partial build/peer
+
+# Other libraries' answers, stored in tests/golden, on real photographs.
+conformance: setup
+	$(RUN) -m pytest -m '' tests/conformance
+
+# The native library alone, incrementally, for the TensorFlow of an environment of your own.
 build:
 	@mkdir -p build
 	flock build/.lock sh -ec 'test -f build/dev/build.ninja || $(PYTHON) -m cmake -G Ninja -S . -B build/dev \
 		-DPython_EXECUTABLE=$$(realpath -s $(PYTHON)) \
 		-DCMAKE_MAKE_PROGRAM=$$($(PYTHON) -c "import ninja; print(ninja.BIN_DIR)")/ninja; $(PYTHON) -m cmake --build build/dev'
+
+clean:
+	rm -rf $(VENV) build out dist *.egg-info kvision/*.so

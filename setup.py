@@ -12,6 +12,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 BUILD_OPS = os.environ.get("KVISION_BUILD_OPS", "1") != "0"
+BUILD_TF_OPS = BUILD_OPS and os.environ.get("KVISION_TF", "ON") != "OFF"
 OPTIONS = ("KVISION_TF", "KVISION_CUDA", "KVISION_CUDA_ARCHITECTURES")
 
 
@@ -57,5 +58,5 @@ setup(
     ext_modules=[Extension("kvision._C", sources=[])] if BUILD_OPS else [],
     cmdclass={"build_ext": CMakeBuild},
     install_requires=["keras>=3.15", "numpy>=1.26", *tensorflow_requirement()],
-    setup_requires=tensorflow_requirement() if BUILD_OPS else [],
+    setup_requires=tensorflow_requirement() if BUILD_TF_OPS else [],
 )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def build(monkeypatch, tmp_path):
     """Runs setup.py for an environment with the given distributions; returns its arguments."""
-    for variable in ("KVISION_TENSORFLOW", "KVISION_BUILD_OPS"):
+    for variable in ("KVISION_TENSORFLOW", "KVISION_BUILD_OPS", "KVISION_TF"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")
@@ -77,6 +77,12 @@ def test_a_pure_python_build_needs_no_compiler_and_no_tensorflow(build):
     arguments = build(KVISION_BUILD_OPS="0")
     assert arguments["ext_modules"] == arguments["setup_requires"] == []
     assert _tensorflow(arguments["install_requires"]) == ["tensorflow-cpu==2.21.*"]
+
+
+def test_the_kernels_alone_are_built_without_tensorflow(build):
+    arguments = build(KVISION_TF="OFF")
+    assert arguments["setup_requires"] == []
+    assert len(arguments["ext_modules"]) == 1
 
 
 @pytest.mark.parametrize(
