@@ -15,6 +15,7 @@ from kvision.boxes.resize import (
     PADDING_COLOR,
     RESIZE_POLICIES,
     resize_boxes,
+    resize_images,
     resized_size,
     restore_boxes,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "pairwise_iou",
     "pyramid_anchors",
     "resize_boxes",
+    "resize_images",
     "resized_size",
     "restore_boxes",
     "sample_candidates",

@@ -16,10 +16,10 @@ from kvision.data.detection_dataset import (
 from kvision.data.images import read_image
 from kvision.data.problems import ProblemReport
 
-VOC_CLASS_NAMES = (
+VOC_CLASS_NAMES = tuple(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
-    "person pottedplant sheep sofa train tvmonitor"
-).split()
+    "person pottedplant sheep sofa train tvmonitor".split()
+)
 """The twenty classes of VOC 2007 to 2012."""
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
