@@ -156,7 +156,8 @@ REGISTER_OP("Kvision>RoiAlign")
     .Attr("aligned: bool = true")
     .SetShapeFn(RoiAlignShape)
     .Doc(
-        R"(Average of bilinear samples in the bins of each box, read from the level that `levels` names for it; zeros where it names none.)");
+        "Average of bilinear samples in the bins of each box, read from the level that `levels` "
+        "names for it; zeros where it names none.");
 
 REGISTER_OP("Kvision>RoiAlignGrad")
     .Input("output_gradient: T")
@@ -171,7 +172,7 @@ REGISTER_OP("Kvision>RoiAlignGrad")
     .Attr("sampling_ratio: int = 0")
     .Attr("aligned: bool = true")
     .SetShapeFn(RoiAlignGradShape)
-    .Doc(R"(Gradient of RoiAlign with respect to its features.)");
+    .Doc("Gradient of RoiAlign with respect to its features.");
 
 // What the forward and the gradient kernel share: the attributes, and the checks of boxes, levels
 // and scales.
