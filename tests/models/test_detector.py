@@ -7,9 +7,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from tests.models.tiny_detector import SIDE, TinyDetector, scenes
 
 from kvision.metrics import COCODetectionMetrics, VOCDetectionMetrics
+from tests.models.tiny_detector import SIDE, TinyDetector, scenes
 
 BACKEND = keras.backend.backend()
 only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's own path")

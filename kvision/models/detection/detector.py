@@ -80,6 +80,27 @@ class Detector(keras.Model):
         self._evaluating = False
         self._collecting = False
 
+    def __call__(self, images, *args, **kwargs):
+        """Calls the model; a replica that a short batch leaves without images gets a blank one.
+
+        TensorFlow's fused convolutions answer an empty batch with a wrong shape. The blank image
+        is cut off again: nobody sees it.
+
+        Args:
+            images: `(B, H, W, 3)`, values in 0..255.
+            *args: Arguments of `call`.
+            **kwargs: Arguments of `call`.
+
+        Returns:
+            What `call` returns.
+        """
+        if _num_replicas() == 1:
+            return super().__call__(images, *args, **kwargs)
+        num_images = ops.shape(images)[0]
+        blank = ops.zeros((ops.cast(num_images == 0, "int32"), *images.shape[1:]), images.dtype)
+        raw = super().__call__(ops.concatenate([images, blank]), *args, **kwargs)
+        return keras.tree.map_structure(lambda value: value[:num_images], raw)
+
     def compute_losses(self, images, targets, raw, training):
         """Returns the named parts of the loss.
 
@@ -167,9 +188,7 @@ class Detector(keras.Model):
                 f"{type(self).__name__}: targets with `boxes` and `labels` must come with the "
                 "images. Received: None."
             )
-        y = keras.tree.map_structure(
-            ops.convert_to_tensor, y
-        )  # `train_on_batch` may not
+        y = keras.tree.map_structure(ops.convert_to_tensor, y)  # `train_on_batch` may not
         num_images = ops.cast(ops.shape(x)[0], "float32")
         parts = self.compute_losses(x, y, y_pred, training)
         # A replica that is left without images by a short last batch has a mean over nothing.
@@ -472,8 +491,19 @@ def _tensorflow_test_function(model):
     def step(data):
         return keras.tree.map_structure(gather, strategy.run(model.test_step, args=(data,)))
 
+    def step_on_iterator(iterator):
+        return step(iterator.get_next())
+
     if not model.run_eagerly:
         step = tf.function(
             step, autograph=False, reduce_retracing=True, jit_compile=model.jit_compile
         )
-    return lambda iterator: step(next(iterator))
+        # A graph that draws the batch itself knows the data's shapes: a short one is no new shape.
+        step_on_iterator = tf.function(step_on_iterator, autograph=False, reduce_retracing=True)
+
+    def test_function(iterator):
+        if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+            return step_on_iterator(iterator)
+        return step(next(iterator))
+
+    return test_function
