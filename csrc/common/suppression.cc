@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "common/isa.h"
-#include "common/radix_sort.h"
+#include "common/lazy_sort.h"
 
 namespace kvision {
 namespace {
@@ -37,28 +37,30 @@ auto* IsSuppressedForThisProcessor() {
 }  // namespace
 
 int64_t Suppressor::Run(const ScoredBoxes& set, const SuppressionRule& rule, int32_t* kept) {
-  candidates_.clear();
+  candidates_.resize(set.size);
+  size_t num_candidates = 0;
   for (int64_t i = 0; i < set.size; ++i) {
     const uint32_t key = ScoreKey(set.scores[i * set.score_stride], rule.score_threshold);
-    if (key != kNoCandidate)
-      candidates_.push_back(static_cast<uint64_t>(key) << 32 | static_cast<uint64_t>(i));
+    candidates_[num_candidates] = static_cast<uint64_t>(key) << 32 | static_cast<uint64_t>(i);
+    num_candidates += key != kNoCandidate;
   }
-  SortByHighHalf(candidates_, buffer_);
+  candidates_.resize(num_candidates);
+  const int64_t limit = std::min<int64_t>(rule.max_kept, num_candidates);
+  LazySort best_first(candidates_, buffer_, limit + limit / 2);
 
   const auto is_suppressed = IsSuppressedForThisProcessor();
   kept_.clear();
   int64_t num_kept = 0;
-  for (const uint64_t candidate : candidates_) {
-    if (num_kept == rule.max_kept) break;
+  for (uint64_t candidate; num_kept < limit && best_first.Next(&candidate);) {
     const auto index = static_cast<int32_t>(candidate);
     const Box box = set.BoxAt(index);
     const float area = SuppressionArea(box);
     const int64_t num_blocks = static_cast<int64_t>(kept_.size()) / kBlockFloats;
     if (is_suppressed(kept_.data(), num_blocks, box, area, rule.iou_threshold)) continue;
     const int64_t slot = num_kept % kBlock;
-    if (slot == 0)
-      kept_.resize(kept_.size() + kBlockFloats,
-                   std::numeric_limits<float>::infinity());  // infinite areas suppress nothing
+    if (slot == 0) {  // a block of infinite areas, which suppress nothing
+      kept_.resize(kept_.size() + kBlockFloats, std::numeric_limits<float>::infinity());
+    }
     float* block = kept_.data() + num_kept / kBlock * kBlockFloats;
     const float values[] = {box.x1, box.y1, box.x2, box.y2, area};
     for (int64_t k = 0; k < 5; ++k) block[k * kBlock + slot] = values[k];

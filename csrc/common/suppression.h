@@ -59,10 +59,12 @@ constexpr uint32_t kNoCandidate = 0xffffffffu;
 
 // Candidates' scores as integers that ascend as the scores descend; +0 and -0 are equal.
 KVISION_HOST_DEVICE inline uint32_t ScoreKey(float score, float score_threshold) {
-  if (!(score > score_threshold)) return kNoCandidate;
   const uint32_t bits = BitCast<uint32_t>(score);
-  if (bits >> 31 == 0) return ~(bits | 0x80000000u);
-  return bits == 0x80000000u ? 0x7fffffffu : bits;
+  const uint32_t sign = bits >> 31;
+  uint32_t key = bits ^ ((sign - 1) & 0x7fffffffu);
+  key -= bits == 0x80000000u;
+  // A mask, for a branch would be mispredicted half the time.
+  return key | -static_cast<uint32_t>(!(score > score_threshold));
 }
 
 struct SuppressionRule {

@@ -159,8 +159,8 @@ def test_detections_are_torchvisions(implementation):
         if boxes.shape[2] == 1:
             boxes = boxes[:, :, 0]
         rows = next(expected), next(expected)
-        if BACKEND != "tensorflow" and seed % 5:
-            continue
+        if BACKEND != "tensorflow" and scores.shape != (2, 30, 3):
+            continue  # a compilation each
         key = iou_threshold, boxes.ndim
         if key not in compiled:
             compiled[key] = _compiled(
@@ -338,10 +338,9 @@ def test_keras_tensors_make_a_functional_model(implementation, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_other_floating_types_are_converted(implementation, dtype):
-    boxes, scores = random_inputs(5)
-    found = batched_nms(ops.cast(boxes, dtype), ops.cast(scores, dtype), iou_threshold=0.5)
-    rounded = [value.astype(dtype).astype("float32") for value in (boxes, scores)]
-    wanted = run(*rounded, iou_threshold=0.5)
+    inputs = [value.astype(dtype) for value in random_inputs(5)]
+    found = batched_nms(*inputs, iou_threshold=0.5)
+    wanted = run(*inputs, iou_threshold=0.5)
     for name in NAMES:
         np.testing.assert_array_equal(ops.convert_to_numpy(found[name]), wanted[name])
     assert keras.backend.standardize_dtype(found["boxes"].dtype) == "float32"

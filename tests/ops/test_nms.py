@@ -105,11 +105,10 @@ def test_indices_are_torchvisions(implementation):
     golden = np.load(GOLDEN)
     splits = np.cumsum(golden["nms_lengths"])[:-1]
     compiled, different = {}, []
-    step = 1 if BACKEND == "tensorflow" else 5
     for seed, expected in enumerate(np.split(golden["nms_values"], splits)):
-        if seed % step:
-            continue
         boxes, scores, iou_threshold = nms_cases.nms_case(seed)
+        if BACKEND != "tensorflow" and (seed % 5 or len(boxes) != max(nms_cases.SIZES)):
+            continue  # a compilation each
         if iou_threshold not in compiled:
             compiled[iou_threshold] = _compiled(iou_threshold)
         found = ops.convert_to_numpy(compiled[iou_threshold](boxes, scores))
@@ -190,7 +189,10 @@ def test_max_output_size_cuts_and_pads(implementation):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_other_floating_types_are_converted(implementation, dtype):
-    boxes, scores = ops.cast(BOXES, dtype), ops.cast(SCORES, dtype)
+    if dtype == "bfloat16":
+        boxes, scores = ops.cast(BOXES, dtype), ops.cast(SCORES, dtype)
+    else:
+        boxes, scores = BOXES.astype(dtype), SCORES.astype(dtype)
     indices = nms(boxes, scores, iou_threshold=0.5, max_output_size=6)
     assert ops.convert_to_numpy(indices).tolist() == [4, 0, 2, 5, -1, -1]
 
