@@ -1,4 +1,4 @@
-"""The base of every detector: named losses, decoded predictions, metrics in `evaluate`."""
+"""The base of every detector."""
 
 import inspect
 
@@ -7,9 +7,10 @@ from keras import ops
 
 from kvision.boxes.resize import check_resize
 from kvision.metrics import COCODetectionMetrics
+from kvision.models.detection.evaluated_model import EvaluatedModel
 
 
-class Detector(keras.Model):
+class Detector(EvaluatedModel):
     """A `keras.Model` that learns from target dictionaries and answers with detections.
 
     A subclass sets `loss_names` and writes three methods; training, evaluation, prediction
@@ -76,9 +77,6 @@ class Detector(keras.Model):
         self.image_size = None if image_size is None else tuple(int(side) for side in image_size)
         self.resize_policy = resize_policy
         self.loss_trackers = [keras.metrics.Mean(name=loss) for loss in self.loss_names]
-        self._evaluators = ()
-        self._evaluating = False
-        self._collecting = False
 
     def __call__(self, images, *args, **kwargs):
         """Calls the model; a replica that a short batch leaves without images gets a blank one.
@@ -94,7 +92,7 @@ class Detector(keras.Model):
         Returns:
             What `call` returns.
         """
-        if _num_replicas() == 1:
+        if _num_replicas() == 1 or isinstance(images, keras.KerasTensor):
             return super().__call__(images, *args, **kwargs)
         num_images = ops.shape(images)[0]
         blank = ops.zeros((ops.cast(num_images == 0, "int32"), *images.shape[1:]), images.dtype)
@@ -203,141 +201,6 @@ class Detector(keras.Model):
             total = total / _num_replicas()
         return sum((self._aggregate_additional_loss(loss) for loss in self.losses), total)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Returns the running losses; inside `test_step`, what the evaluators need as well.
-
-        Args:
-            x: The images.
-            y: The targets.
-            y_pred: What `call` returned for the images.
-            sample_weight: Not used.
-
-        Returns:
-            `{name: scalar}`, or in a test step `{"logs": {name: scalar}, "batch": ...}`.
-        """
-        logs = super().compute_metrics(x, y, y_pred, sample_weight)
-        if not self._collecting:
-            return logs
-        if not self._evaluators:
-            return {"logs": logs}
-        shape = ops.shape(x)
-        size = ops.stack([ops.cast(side, "int32") for side in shape[1:3]])
-        batch = {
-            "detections": self.decode(y_pred),
-            "targets": y,
-            "image_size": ops.broadcast_to(size, (shape[0], 2)),
-        }
-        return {"logs": logs, "batch": batch}
-
-    def test_step(self, *args):
-        """Runs Keras' own test step, whose result also carries the decoded detections.
-
-        Args:
-            *args: The arguments of the test step of the active backend.
-
-        Returns:
-            What `compute_metrics` returns; on JAX, a tuple of that and the state.
-        """
-        self._collecting = True
-        try:
-            return super().test_step(*args)
-        finally:
-            self._collecting = False
-
-    def predict_step(self, *args):
-        """Runs Keras' own predict step and decodes its result.
-
-        Args:
-            *args: The arguments of the predict step of the active backend.
-
-        Returns:
-            Detections; on JAX, a tuple of them and the state.
-        """
-        outputs = super().predict_step(*args)
-        if keras.backend.backend() == "jax":
-            raw, state = outputs
-            return self.decode(raw), state
-        return self.decode(outputs)
-
-    def make_test_function(self, force=False):
-        """Prepares the function that `evaluate` calls once a batch.
-
-        Args:
-            force: Whether to prepare it anew.
-        """
-        if self.test_function is not None and not force:
-            return
-        if keras.backend.backend() == "tensorflow":
-            step = _tensorflow_test_function(self)
-        else:
-            with _OneStepPerExecution(self):
-                super().make_test_function(force=True)
-            step = self.test_function
-
-        def test_function(*args):
-            outputs = step(*args)
-            if keras.backend.backend() == "jax":
-                outputs, state = outputs
-                return self._collect(outputs), state
-            return self._collect(outputs)
-
-        self.test_function = test_function
-
-    def _collect(self, outputs):
-        """Hands a batch to the evaluators; returns the logs of the step."""
-        if self._evaluating and "batch" in outputs:
-            batch = keras.tree.map_structure(ops.convert_to_numpy, outputs["batch"])
-            for evaluator in self._evaluators:
-                evaluator.update(
-                    batch["detections"],
-                    batch["targets"],
-                    image_size=tuple(batch["image_size"][0]),
-                    resize_policy=self.resize_policy,
-                )
-        return outputs["logs"]
-
-    def evaluate(self, *args, **kwargs):
-        """Returns the losses (means over images) and the metrics of the evaluators.
-
-        Args:
-            *args: Arguments of `keras.Model.evaluate`.
-            **kwargs: Arguments of `keras.Model.evaluate`.
-
-        Returns:
-            With `return_dict=True` a dictionary; else a list: `loss`, the loss parts in the order
-            of `loss_names`, then the evaluators' values in the order of their names.
-
-        Raises:
-            ValueError: If `sample_weight` is given.
-        """
-        self._refuse_weights(super().evaluate, args, kwargs)
-        for evaluator in self._evaluators:
-            evaluator.reset()
-        self._evaluating = True
-        try:
-            with _OneStepPerExecution(self):
-                return super().evaluate(*args, **kwargs)
-        finally:
-            self._evaluating = False
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Under a strategy Keras averages the first batch over the replicas to see its shapes, which
-        # fails where their parts are unequal. A detector that is built needs the optimizer only.
-        if not self.built:
-            super()._maybe_symbolic_build(iterator, data_batch)
-        elif self.optimizer is not None and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
-
-    def _get_metrics_result_or_logs(self, logs):
-        # Keras asks here for the final values: before the progress bar and the callbacks' end.
-        results = super()._get_metrics_result_or_logs(logs)
-        if self._evaluating:
-            results = dict(results)
-            for evaluator in self._evaluators:
-                results.update(evaluator.result())
-        return results
-
     def fit(self, *args, **kwargs):
         """Trains the model.
 
@@ -372,6 +235,23 @@ class Detector(keras.Model):
         """
         self._refuse_weights(super().train_on_batch, args, kwargs)
         return super().train_on_batch(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """Returns the losses (means over images) and the metrics of the evaluators.
+
+        Args:
+            *args: Arguments of `keras.Model.evaluate`.
+            **kwargs: Arguments of `keras.Model.evaluate`.
+
+        Returns:
+            With `return_dict=True` a dictionary; else a list: `loss`, the loss parts in the order
+            of `loss_names`, then the evaluators' values in the order of their names.
+
+        Raises:
+            ValueError: If `sample_weight` is given.
+        """
+        self._refuse_weights(super().evaluate, args, kwargs)
+        return super().evaluate(*args, **kwargs)
 
     def _refuse_weights(self, method, args, kwargs):
         given = inspect.signature(method).bind(*args, **kwargs).arguments
@@ -448,23 +328,6 @@ class Detector(keras.Model):
         }
 
 
-class _OneStepPerExecution:
-    """Makes a model, and the validation data `fit` has cached in it, go batch by batch."""
-
-    def __init__(self, model):
-        self._model = model
-
-    def __enter__(self):
-        self._steps = self._model.steps_per_execution
-        self._model.steps_per_execution = 1
-        cached = getattr(self._model, "_eval_epoch_iterator", None)
-        if cached is not None:
-            cached.steps_per_execution = 1
-
-    def __exit__(self, *exception):
-        self._model.steps_per_execution = self._steps
-
-
 def _num_replicas():
     """Returns the number of replicas of the `tf.distribute` strategy in scope."""
     if keras.backend.backend() != "tensorflow":
@@ -472,38 +335,3 @@ def _num_replicas():
     import tensorflow as tf
 
     return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def _tensorflow_test_function(model):
-    """Returns `function(iterator)`: one batch on every replica, their results concatenated."""
-    import tensorflow as tf
-
-    strategy = model.distribute_strategy
-
-    def gather(value):
-        values = strategy.experimental_local_results(value)
-        if len(values) == 1:
-            return values[0]
-        if values[0].shape.rank == 0:
-            return tf.reduce_mean(values, axis=0)
-        return tf.concat(values, axis=0)
-
-    def step(data):
-        return keras.tree.map_structure(gather, strategy.run(model.test_step, args=(data,)))
-
-    def step_on_iterator(iterator):
-        return step(iterator.get_next())
-
-    if not model.run_eagerly:
-        step = tf.function(
-            step, autograph=False, reduce_retracing=True, jit_compile=model.jit_compile
-        )
-        # A graph that draws the batch itself knows the data's shapes: a short one is no new shape.
-        step_on_iterator = tf.function(step_on_iterator, autograph=False, reduce_retracing=True)
-
-    def test_function(iterator):
-        if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
-            return step_on_iterator(iterator)
-        return step(next(iterator))
-
-    return test_function
