@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kvision.ops import native, nms
+from kvision.ops import native, nms, suppression
 from kvision.ops.nms import NMSOperation
 from kvision.ops.suppression import float32_threshold
 from tests.golden import nms_cases
@@ -252,25 +252,36 @@ def test_the_reference_compiles_with_xla():
     assert compiled(BOXES[:0], SCORES[:0]).numpy().tolist() == [-1] * 4
 
 
-@needs_tensorflow
-def test_xla_decides_as_the_kernel_does():
-    import tensorflow as tf
+def _xla(function):
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
 
-    def function(boxes, scores):
-        with native.implementation("reference"):
-            return nms(boxes, scores, iou_threshold=0.5, max_output_size=64)
+        return tf.function(function, jit_compile=True, autograph=False)
+    jax = pytest.importorskip("jax")
+    return jax.jit(function)
 
-    compiled = tf.function(function, jit_compile=True, autograph=False)
+
+@pytest.mark.skipif(BACKEND not in ("tensorflow", "jax"), reason="XLA is theirs")
+@pytest.mark.parametrize("iou_threshold", [0.25, 0.3, 1 / 3, 0.5])
+def test_a_compiler_does_not_fuse_products_with_sums(iou_threshold):
+    """Tenths round in float32; XLA would fuse the plain formula and decide otherwise."""
     rng = np.random.default_rng(0)
-    for _ in range(20):  # tenths, halves of each other: IoUs of 0.5 and its float32 neighbours
-        corner, extent = rng.integers(0, 9, (64, 2)), rng.integers(1, 9, (64, 2)) * 2
-        boxes = np.concatenate([corner, corner + extent], 1).astype("float32")
-        boxes[1::2, 2] = boxes[::2, 0] + extent[::2, 0] // 2
-        boxes[1::2, [0, 1, 3]] = boxes[::2, [0, 1, 3]]
-        boxes *= np.float32(0.1)
-        scores = rng.permutation(64).astype("float32")
-        found = compiled(boxes, scores).numpy()
-        assert found[found >= 0].tolist() == greedy(boxes, scores, 0.5)
+    corner, extent = rng.integers(0, 30, (512, 2)), rng.integers(1, 20, (512, 2))
+    boxes = np.concatenate([corner, corner + extent], 1).astype("float32") * np.float32(0.1)
+    threshold = float32_threshold(iou_threshold)
+    found = _xla(lambda boxes: suppression._overlaps(boxes, boxes, threshold))(boxes)
+
+    first, second = boxes[:, None], boxes[None]
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(
+        first[..., :2], second[..., :2]
+    )
+    inter = np.prod(np.maximum(sides, 0), axis=-1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
+    iou = inter / (areas[:, None] + areas[None] - inter)
+    assert iou.dtype == "float32"
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(found), iou.astype("float64") > iou_threshold
+    )
 
 
 @needs_jax
