@@ -10,26 +10,31 @@ import pytest
 from kvision.metrics import VOCDetectionMetrics
 
 
-def read_boxes(path, columns):
+def read_boxes(path, columns, relative):
+    """Boxes and scores; relative ones are (centre, size) in parts of a 200 x 200 image."""
     rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
     numbers = np.array([[float(v) for v in row[1:]] for row in rows]).reshape(-1, columns)
     boxes = numbers[:, -4:].copy()
+    if relative:
+        boxes = np.round(200 * boxes, 6)
+        boxes[:, :2] -= boxes[:, 2:] / 2
     boxes[:, 2:] += boxes[:, :2]
     return boxes, numbers[:, 0]
 
 
+@pytest.mark.parametrize("suffix", ["", "_rel"])
 @pytest.mark.parametrize("interpolation", ["every_point", "eleven_point"])
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.75])
-def test_24_detections(shared_data, threshold, interpolation):
+def test_24_detections(shared_data, threshold, interpolation, suffix):
     folder = shared_data / "eval_fixtures" / "voc_ap_24dets"
     metrics = VOCDetectionMetrics(
         iou_thresholds=(threshold,),
         interpolation={"every_point": "all_point", "eleven_point": "11_point"}[interpolation],
         inclusive_corners=True,
     )
-    for truth_file in sorted((folder / "groundtruths").iterdir()):
-        truth, _ = read_boxes(truth_file, 4)
-        found, scores = read_boxes(folder / "detections" / truth_file.name, 5)
+    for truth_file in sorted((folder / f"groundtruths{suffix}").iterdir()):
+        truth, _ = read_boxes(truth_file, 4, suffix)
+        found, scores = read_boxes(folder / f"detections{suffix}" / truth_file.name, 5, suffix)
         metrics.update(
             {
                 "boxes": found[None],
