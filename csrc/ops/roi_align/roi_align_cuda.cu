@@ -14,6 +14,8 @@ namespace kvision {
 namespace {
 
 constexpr int kThreads = 128;
+// Leaves each thread up to 128 registers, so that none spills.
+constexpr int kBlocksOnSm = 4;
 
 template <typename T, int kPack>
 struct alignas(sizeof(T) * kPack) Pack {
@@ -43,7 +45,7 @@ struct Levels {
 };
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOnSm)
     ForwardKernel(RoiAlignParameters parameters, Levels<const T> levels,
                   const AccumulatorOf<T>* __restrict__ boxes,
                   const int32_t* __restrict__ box_levels, T* __restrict__ output, int64_t total) {
@@ -169,7 +171,7 @@ __global__ void ReachKernel(RoiAlignParameters parameters, RoiAlignLevel<T> leve
 }
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOnSm)
     BackwardKernel(RoiAlignParameters parameters, const T* __restrict__ output_gradient,
                    const AccumulatorOf<T>* __restrict__ boxes, const Reach* __restrict__ reaches,
                    RoiAlignLevel<T> level, int64_t total) {
