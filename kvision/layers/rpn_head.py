@@ -1,7 +1,12 @@
 """Head of the region proposal network."""
 
+import functools
+
 import keras
+import numpy as np
 from keras import ops
+
+from kvision.boxes import gather_rows
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -65,9 +70,69 @@ class RPNHead(keras.layers.Layer):
             deltas.append(ops.reshape(self.offsets(hidden), (batch, count, 4)))
         return ops.concatenate(logits, axis=1), ops.concatenate(deltas, axis=1)
 
+    def outputs_at(self, pyramid, indices):
+        """Outputs of chosen anchors alone: what `call` gives of them.
+
+        Losses look at a few hundred of the many thousand anchors. Of these alone the gradient
+        costs next to nothing; that of the whole maps is mostly a convolution of zeros.
+
+        Args:
+            pyramid: As for `call`, with static heights and widths.
+            indices: Int32 tensor `(B, S)`, indices of anchors among the A.
+
+        Returns:
+            `(logits (B, S), deltas (B, S, 4))`, float32.
+        """
+        batch, size = ops.shape(indices)
+        positions = ops.reshape(indices // self.num_anchors, (batch * size,))
+        table = _neighbours(tuple(tuple(maps.shape[1:3]) for maps in pyramid.values()))
+        neighbours = ops.take(ops.convert_to_tensor(table), positions, axis=0)
+        bordered = [_with_border(maps) for maps in pyramid.values()]
+        patches = gather_rows(
+            ops.concatenate(bordered, axis=1), ops.reshape(neighbours, (batch, size * 9))
+        )
+        patches = ops.reshape(patches, (batch * size, 9 * bordered[0].shape[2]))
+
+        hidden = ops.relu(_product(patches, self.conv, self.compute_dtype))
+        anchors = ops.reshape(indices % self.num_anchors, (batch * size, 1))
+        logits = _product(hidden, self.objectness, "float32")
+        deltas = _product(hidden, self.offsets, "float32")
+        deltas = ops.reshape(deltas, (batch * size, self.num_anchors, 4))
+        return (
+            ops.reshape(gather_rows(logits, anchors), (batch, size)),
+            ops.reshape(gather_rows(deltas, anchors), (batch, size, 4)),
+        )
+
     def get_config(self):
         return {
             **super().get_config(),
             "num_anchors": self.num_anchors,
             "filters": self.filters,
         }
+
+
+def _with_border(maps):
+    """A map `(B, H, W, C)` with zeros all around, as rows `(B, (H + 2) * (W + 2), C)`."""
+    batch, height, width, channels = ops.shape(maps)
+    bordered = ops.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return ops.reshape(bordered, (batch, (height + 2) * (width + 2), channels))
+
+
+@functools.lru_cache(maxsize=32)
+def _neighbours(sizes):
+    """For each position of all maps, the rows of its 3x3 neighbours among the bordered maps'."""
+    tables, start = [], 0
+    for height, width in sizes:
+        rows = np.arange(start, start + (height + 2) * (width + 2), dtype="int32")
+        windows = np.lib.stride_tricks.sliding_window_view(
+            rows.reshape(height + 2, width + 2), (3, 3)
+        )
+        tables.append(windows.reshape(-1, 9))
+        start += rows.size
+    return np.concatenate(tables)
+
+
+def _product(rows, conv, dtype):
+    """A convolution whose windows are rows."""
+    kernel = ops.reshape(ops.cast(conv.kernel, dtype), (rows.shape[1], conv.filters))
+    return ops.matmul(ops.cast(rows, dtype), kernel) + ops.cast(conv.bias, dtype)

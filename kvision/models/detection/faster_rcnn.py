@@ -349,11 +349,11 @@ class FasterRCNN(Detector):
             self.iteration.assign_add(1)
         anchors = self._anchors(raw["pyramid"], _static_size(images))
         return {
-            **self._anchor_losses(np.concatenate(anchors), ground_truth, raw, step),
+            **self._anchor_losses(np.concatenate(anchors), ground_truth, raw, step, training),
             **self._region_losses(ground_truth, raw, step, training),
         }
 
-    def _anchor_losses(self, anchors, ground_truth, raw, step):
+    def _anchor_losses(self, anchors, ground_truth, raw, step, training):
         samples = sample_boxes(
             anchors,
             ground_truth,
@@ -367,12 +367,12 @@ class FasterRCNN(Detector):
             allow_low_quality=True,
             crowd_overlap=self.crowd_overlap,
         )
-        return anchor_losses(
-            gather_rows(raw["rpn_logits"], samples.indices),
-            gather_rows(raw["rpn_deltas"], samples.indices[:, : samples.max_positive]),
-            samples,
-            self._box_loss,
-        )
+        if training:
+            logits, deltas = self.rpn_head.outputs_at(raw["pyramid"], samples.indices)
+        else:
+            logits = gather_rows(raw["rpn_logits"], samples.indices)
+            deltas = gather_rows(raw["rpn_deltas"], samples.indices)
+        return anchor_losses(logits, deltas, samples, self._box_loss)
 
     def _region_losses(self, ground_truth, raw, step, training):
         proposals, num_proposals = raw["proposals"], raw["num_proposals"]

@@ -15,7 +15,7 @@ def anchor_losses(logits, deltas, samples, box_loss):
 
     Args:
         logits: Float tensor `(B, S)` of the sampled anchors.
-        deltas: Float tensor `(B, P, 4)` of the first P sampled anchors.
+        deltas: Float tensor `(B, S, 4)`, likewise.
         samples: `Samples` of anchors.
         box_loss: Function of targets and predictions `(B, P, 4)` to losses `(B, P)`.
 
@@ -25,6 +25,7 @@ def anchor_losses(logits, deltas, samples, box_loss):
     objectness = ops.binary_crossentropy(
         ops.cast(samples.labels >= 0, logits.dtype), logits, from_logits=True
     )
+    deltas = deltas[:, : samples.max_positive]
     return {
         "rpn_objectness_loss": _mean(objectness, samples.sampled, samples),
         "rpn_box_loss": _mean(box_loss(samples.targets, deltas), samples.positive, samples),
