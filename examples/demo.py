@@ -133,7 +133,8 @@ def export_and_serve(model, images, out):
         model.export(folder, ops=ops, overwrite=True, check_images=list(images[:3]), verbose=False)
         compare(f"{ops} SavedModel", served_in_python(folder, images), live)
         library = kvision.ops.native.library_path() if ops == "native" else None
-        compare(f"{ops} SavedModel, from C", served_in_c(program, folder, image_file, library), live)
+        from_c = served_in_c(program, folder, image_file, library)
+        compare(f"{ops} SavedModel, from C", from_c, live)
 
 
 def main():

@@ -128,7 +128,8 @@ def main():
     model.save(args.out / "model.keras")
     draw_curve(history, args.out / "curve.png")
     best = max(history["val_AP50"])
-    print(f"trained {minutes:.1f} min; best epoch {history['val_AP50'].index(best) + 1}: AP50 {best:.3f} (val)")
+    epoch = history["val_AP50"].index(best) + 1
+    print(f"trained {minutes:.1f} min; best epoch {epoch}: AP50 {best:.3f} (val)")
     if args.no_test:
         return
 

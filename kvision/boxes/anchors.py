@@ -42,8 +42,10 @@ def grid_anchors(feature_size, stride, cell):
     Returns:
         Float32 array `(height * width * A, 4)`, xyxy pixels, in the order (y, x, anchor).
     """
-    y, x = (np.arange(n, dtype=np.float32) * np.float32(s)
-            for n, s in zip(feature_size, stride, strict=True))
+    y, x = (
+        np.arange(n, dtype=np.float32) * np.float32(s)
+        for n, s in zip(feature_size, stride, strict=True)
+    )
     x, y = np.meshgrid(x, y)
     centres = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)
     return (centres + cell).reshape(-1, 4)

@@ -11,9 +11,7 @@ POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 """What a candidate is to a loss."""
 
 
-def match(
-    quality, valid, *, positive_threshold, negative_threshold, allow_low_quality=False
-):
+def match(quality, valid, *, positive_threshold, negative_threshold, allow_low_quality=False):
     """Assigns each candidate to the ground truth it fits best, and says what it is.
 
     A candidate is positive if its best quality is at least `positive_threshold`, negative if it

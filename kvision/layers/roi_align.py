@@ -26,9 +26,7 @@ class RoIAlign(keras.layers.Layer):
         ValueError: For an argument out of its range, or tensors that `roi_align` refuses.
     """
 
-    def __init__(
-        self, output_size, *, spatial_scale=1.0, sampling_ratio=0, aligned=True, **kwargs
-    ):
+    def __init__(self, output_size, *, spatial_scale=1.0, sampling_ratio=0, aligned=True, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.operation = RoIAlignOperation(
             output_size=output_size,

@@ -45,9 +45,7 @@ def test_match_of_a_worked_example(high, low, low_quality, expected):
 
 def test_thresholds_belong_to_positive_and_to_ignored():
     quality = np.array([(0.7, 0.3, 0.29)], "float32")
-    actual = assigned(
-        quality, np.ones(1, bool), positive_threshold=0.7, negative_threshold=0.3
-    )
+    actual = assigned(quality, np.ones(1, bool), positive_threshold=0.7, negative_threshold=0.3)
     assert actual == [0, -2, -1]
 
 

@@ -78,8 +78,6 @@ def _merge_levels(kept, batch, num_levels, size):
     found = ops.arange(width, dtype="int32")[None, :] < kept["num_detections"][:, None]
     scores = ops.where(found, kept["scores"], -math.inf)
     _, order = ops.top_k(ops.reshape(scores, (batch, total)), min(size, total))
-    proposals = gather_rows(
-        ops.reshape(kept["boxes"], (batch, total, 4)), ops.cast(order, "int32")
-    )
+    proposals = gather_rows(ops.reshape(kept["boxes"], (batch, total, 4)), ops.cast(order, "int32"))
     counts = ops.sum(ops.reshape(kept["num_detections"], (batch, num_levels)), axis=1)
     return proposals, ops.minimum(counts, min(size, total))
