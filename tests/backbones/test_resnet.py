@@ -97,8 +97,10 @@ def test_feature_specs_describe_the_output():
         assert model.feature_specs["P5"] == FeatureSpec(32, output_stride)
 
 
-@pytest.mark.parametrize("normalization", ["batch", "frozen_batch", "group"])
-@pytest.mark.parametrize("frozen_stages", [0, 2, 5])
+@pytest.mark.parametrize(
+    ("normalization", "frozen_stages"),
+    [("batch", 0), ("batch", 2), ("batch", 5), ("frozen_batch", 1), ("group", 2)],
+)
 def test_frozen_stages_do_not_change_in_training(normalization, frozen_stages):
     model = ResNet(**TINY, normalization=normalization, frozen_stages=frozen_stages)
     inputs = keras.Input((64, 64, 3))
@@ -127,7 +129,7 @@ def test_pixels_are_standardised_as_in_torchvision():
 
 def test_initial_weights_follow_he():
     kernel = ResNet18().get_layer("stage5_block1_conv2").kernel
-    assert float(keras.ops.std(kernel)) == pytest.approx(np.sqrt(2 / (9 * 512)), rel=0.01)
+    assert np.std(kernel.numpy()) == pytest.approx(np.sqrt(2 / (9 * 512)), rel=0.01)
 
 
 @pytest.mark.parametrize("normalization", ["batch", "frozen_batch", "group"])
