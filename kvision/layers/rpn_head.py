@@ -87,11 +87,12 @@ class RPNHead(keras.layers.Layer):
         positions = ops.reshape(indices // self.num_anchors, (batch * size,))
         table = _neighbours(tuple(tuple(maps.shape[1:3]) for maps in pyramid.values()))
         neighbours = ops.take(ops.convert_to_tensor(table), positions, axis=0)
-        bordered = [_with_border(maps) for maps in pyramid.values()]
-        patches = gather_rows(
-            ops.concatenate(bordered, axis=1), ops.reshape(neighbours, (batch, size * 9))
-        )
-        patches = ops.reshape(patches, (batch * size, 9 * bordered[0].shape[2]))
+        rows = ops.concatenate([_rows(maps) for maps in pyramid.values()], axis=1)
+        channels = rows.shape[2]
+        patches = gather_rows(rows, ops.reshape(ops.maximum(neighbours, 0), (batch, size * 9)))
+        patches = ops.reshape(patches, (batch * size, 9, channels))
+        patches = ops.where(neighbours[..., None] >= 0, patches, 0.0)
+        patches = ops.reshape(patches, (batch * size, 9 * channels))
 
         hidden = ops.relu(_product(patches, self.conv, self.compute_dtype))
         anchors = ops.reshape(indices % self.num_anchors, (batch * size, 1))
@@ -111,22 +112,20 @@ class RPNHead(keras.layers.Layer):
         }
 
 
-def _with_border(maps):
-    """A map `(B, H, W, C)` with zeros all around, as rows `(B, (H + 2) * (W + 2), C)`."""
+def _rows(maps):
+    """A map `(B, H, W, C)` as `(B, H * W, C)`."""
     batch, height, width, channels = ops.shape(maps)
-    bordered = ops.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return ops.reshape(bordered, (batch, (height + 2) * (width + 2), channels))
+    return ops.reshape(maps, (batch, height * width, channels))
 
 
 @functools.lru_cache(maxsize=32)
 def _neighbours(sizes):
-    """For each position of all maps, the rows of its 3x3 neighbours among the bordered maps'."""
+    """The rows of the 3x3 neighbours of each position of all maps, -1 outside of the map."""
     tables, start = [], 0
     for height, width in sizes:
-        rows = np.arange(start, start + (height + 2) * (width + 2), dtype="int32")
-        windows = np.lib.stride_tricks.sliding_window_view(
-            rows.reshape(height + 2, width + 2), (3, 3)
-        )
+        rows = np.arange(start, start + height * width, dtype="int32").reshape(height, width)
+        bordered = np.pad(rows, 1, constant_values=-1)
+        windows = np.lib.stride_tricks.sliding_window_view(bordered, (3, 3))
         tables.append(windows.reshape(-1, 9))
         start += rows.size
     return np.concatenate(tables)
