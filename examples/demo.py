@@ -65,6 +65,7 @@ def train(model, training, validation, epochs, batch_size=8):
         dataset.map(kvision.data.to_fit),
         validation_data=kvision.data.as_dataset(validation, 50).map(kvision.data.to_fit),
         epochs=epochs,
+        shuffle=False,  # the data set shuffles
     )
 
 
