@@ -53,7 +53,7 @@ def load_torchvision(model, state_dict, *, strict=True):
     """
     targets, unused = _targets(model)
     arrays = {
-        _current_name(name): np.asarray(value)
+        _current_name(name): np.asarray(value, "float32")
         for name, value in state_dict.items()
         if not name.endswith("num_batches_tracked")
     }
