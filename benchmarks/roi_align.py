@@ -22,6 +22,8 @@ import numpy as np
 THREADS, HEIGHT, WIDTH, CHANNELS, STRIDE = 2, 200, 304, 256, 4
 BOXES, BINS, SAMPLES = 1000, 7, 2
 WORKLOADS = ("forward", "forward + backward")
+# With two threads TensorFlow's gradient of crop_and_resize loses additions, other ones each time.
+CHECKSUM_TOLERANCE = {"kvision": 0, "torchvision": 1e-5, "TensorFlow": 1e-3}
 
 
 def case():
@@ -139,8 +141,9 @@ def measure(name, functions, ask_peer, rounds):
             sums[library] = checksum(results)
         milliseconds, sums["torchvision"] = ask_peer(name)
         times["torchvision"].append(milliseconds)
-        if not np.allclose(list(sums.values()), sums["kvision"], rtol=1e-5):
-            raise AssertionError(f"roi_align, {name}: the libraries differ: {sums}")
+        for library, value in sums.items():
+            if not np.isclose(value, sums["kvision"], rtol=CHECKSUM_TOLERANCE[library]):
+                raise AssertionError(f"roi_align, {name}: the libraries differ: {sums}")
     return {library: statistics.median(values[1:]) for library, values in times.items()}
 
 
