@@ -4,7 +4,7 @@ Trains a small Faster R-CNN on scenes of real handwritten digits, measures it on
 other hands, draws what it sees, exports it with native ops and with core TensorFlow ops, has a C
 program serve an image from either, and compares all the answers.
 
-Time: about five minutes on two cores, set-up apart. Expected: AP50 of at least 0.85 on 200 unseen
+Time: about three minutes on two cores, set-up apart. Expected: AP50 of at least 0.85 on 200 unseen
 scenes; docs/benchmarks.md has the figure of the last run.
 """
 

@@ -22,9 +22,7 @@ ALLOWED = {
     "export": PARTS,
     "weights": PARTS,
     "data": {"boxes", "ops"},
-    "training": {"metrics"},
     "visualization": {"boxes"},
-    "testing": set(),
 }
 # The one import upwards: `Model.export` opens `kvision.export` inside the method.
 DOORS = {("models/detection/detector.py", "export")}
