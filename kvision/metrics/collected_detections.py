@@ -6,6 +6,8 @@ import numpy as np
 
 from kvision.boxes.resize import restore_boxes
 
+_TRUTH = ("boxes", "labels", "is_crowd", "difficult", "area")
+
 
 class ImageRecord(NamedTuple):
     """What one image holds and what was found in it, without padding.
@@ -34,8 +36,9 @@ class ImageRecord(NamedTuple):
 class CollectedDetections:
     """The part that all detection metrics share: `reset`, and `update` batch by batch.
 
-    An image counts once: one whose `image_id` was seen before is passed over, so that repeated or
-    overlapping batches change nothing. Images without `image_id` are numbered as they come.
+    An image counts once: one whose `image_id` was seen before, with the same true boxes, is passed
+    over, so that repeated or overlapping batches change nothing. Images without `image_id` are
+    numbered as they come.
     """
 
     def __init__(self):
@@ -75,6 +78,9 @@ class CollectedDetections:
             image_size: `(height, width)` of the images given to the model.
             resize_policy: How they were made from the original images. With this, `image_size` and
                 `original_size`, all boxes are carried back to original pixels.
+
+        Raises:
+            ValueError: An `image_id` was seen before with other true boxes.
         """
         detections = {name: np.asarray(value) for name, value in detections.items()}
         targets = {name: np.asarray(value) for name, value in targets.items()}
@@ -82,8 +88,13 @@ class CollectedDetections:
             one = {name: value[index] for name, value in targets.items()}
             found = {name: value[index] for name, value in detections.items()}
             image_id = one["image_id"].item() if "image_id" in one else len(self._images)
-            if image_id not in self._images:
-                self._images[image_id] = _record(one, found, image_size, resize_policy)
+            record = _record(one, found, image_size, resize_policy)
+            seen = self._images.setdefault(image_id, record)
+            if any(not np.array_equal(getattr(seen, k), getattr(record, k)) for k in _TRUTH):
+                raise ValueError(
+                    f"{type(self).__name__}.update: two different images have the `image_id` "
+                    f"{image_id}; joined data sets need ids of their own."
+                )
 
 
 def _record(targets, detections, image_size, resize_policy):
