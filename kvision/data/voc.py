@@ -116,13 +116,14 @@ def _stated_size(tree):
 
 
 def _corners(item, size, one_based):
-    """The four corners of an object as they stand, checked, then counted from 0."""
+    """The four corners of an object, counted from 0: checked as they stand and as they become."""
     texts = [item.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
     try:
-        x1, y1, x2, y2 = box = [float(text) for text in texts]
+        x1, y1, x2, y2 = stated = [float(text) for text in texts]
     except (TypeError, ValueError):
         raise ValueError(f"the box {texts} is not four numbers") from None
-    reason = box_problem(box, size)
+    box = [x1 - one_based, y1 - one_based, x2, y2]
+    reason = box_problem(stated, size) or box_problem(box, size)
     if reason:
         raise ValueError(reason)
-    return [x1 - one_based, y1 - one_based, x2, y2]
+    return box

@@ -40,6 +40,13 @@ def test_corner_coordinates_are_taken_as_they_stand(voc):
     np.testing.assert_array_equal(boxes, [[11, 21, 50, 60]])
 
 
+@pytest.mark.parametrize(("one_based", "left"), [(True, 0), (False, -1)])
+def test_a_box_may_reach_one_pixel_outside(voc, one_based, left):
+    voc.add("a", voc_object("cat", (left, left, 81, 101)))
+    boxes = read(voc, one_based=one_based)[0].bounding_boxes["boxes"]
+    np.testing.assert_array_equal(boxes, [[-1, -1, 81, 101]])
+
+
 def test_the_size_comes_from_the_image_where_the_annotation_has_none(voc):
     voc.add("a", voc_object("cat"), size=None)
     voc.add("b", voc_object("cat"), size=(0, 0))
@@ -60,6 +67,7 @@ BAD_BOXES = {
     "reversed": (voc_object("cat", (50, 20, 10, 60)), "has no area"),
     "outside": (voc_object("cat", (200, 200, 240, 240)), "reaches outside its image of 80 x 100"),
     "over the edge": (voc_object("cat", (40, 40, 82, 90)), "reaches outside"),
+    "over the edge once counted from 0": (voc_object("cat", (-1, 1, 30, 30)), "reaches outside"),
     "not numbers": (voc_object("cat", ("a", 1, 2, 3)), "is not four numbers"),
     "not finite": (voc_object("cat", (1, 1, "nan", 50)), "is not finite"),
     "no box": ("<object><name>cat</name></object>", "is not four numbers"),
