@@ -5,7 +5,7 @@ import pytest
 
 from kvision.data import read_coco
 
-from .conftest import write_image
+from tests.data.conftest import write_image
 
 pytest.importorskip("PIL")
 

@@ -5,7 +5,7 @@ import pytest
 
 from kvision.data import VOC_CLASS_NAMES, read_voc
 
-from .conftest import voc_object
+from tests.data.conftest import voc_object
 
 pytest.importorskip("PIL")
 
