@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from kvision.data import read_coco
-
 from tests.data.conftest import write_image
 
 pytest.importorskip("PIL")

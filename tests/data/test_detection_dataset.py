@@ -7,7 +7,6 @@ import pytest
 
 from kvision.boxes.resize import PADDING_COLOR
 from kvision.data import read_coco, read_voc, to_fit
-
 from tests.data.conftest import voc_object, write_image
 
 tf = pytest.importorskip("tensorflow")

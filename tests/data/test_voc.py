@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from kvision.data import VOC_CLASS_NAMES, read_voc
-
 from tests.data.conftest import voc_object
 
 pytest.importorskip("PIL")
