@@ -16,18 +16,27 @@ BUILD_TF_OPS = BUILD_OPS and os.environ.get("KVISION_TF", "ON") != "OFF"
 OPTIONS = ("KVISION_TF", "KVISION_CUDA", "KVISION_CUDA_ARCHITECTURES")
 
 
-def tensorflow_requirement() -> list[str]:
-    """Which distribution of TensorFlow to require: two in one environment overwrite each other."""
+def tensorflow_requirements() -> tuple[list[str], list[str]]:
+    """Which TensorFlow to install with kvision, and which to build the library for.
+
+    Two distributions of it in one environment overwrite each other, and the library loads beside
+    the very version it was built for: one that is there already is both.
+    """
+    there = Path(sysconfig.get_path("purelib"))
     name = os.environ.get("KVISION_TENSORFLOW", "")
     if not name:
-        installed = any(Path(sysconfig.get_path("purelib")).glob("tensorflow-2*.dist-info"))
+        installed = any(there.glob("tensorflow-2*.dist-info"))
         on_linux_x86 = sys.platform == "linux" and platform.machine() == "x86_64"
         name = "tensorflow-cpu" if on_linux_x86 and not installed else "tensorflow"
     if name not in ("tensorflow", "tensorflow-cpu", "none"):
         raise ValueError(
             f"KVISION_TENSORFLOW must be tensorflow, tensorflow-cpu or none. Received: {name}"
         )
-    return [] if name == "none" else [f"{name}==2.21.*"]
+    if name == "none":
+        return [], []
+    kept = next(there.glob(f"{name.replace('-', '_')}-2.21.*.dist-info"), None)
+    built_for = kept.stem.split("-")[1] if kept else "2.21.*"
+    return [f"{name}==2.21.*"], [f"{name}=={built_for}"]
 
 
 class CMakeBuild(build_ext):
@@ -54,9 +63,10 @@ class CMakeBuild(build_ext):
         subprocess.run([*cmake, "--build", build], check=True)
 
 
+to_install, to_build = tensorflow_requirements()
 setup(
     ext_modules=[Extension("kvision._C", sources=[])] if BUILD_OPS else [],
     cmdclass={"build_ext": CMakeBuild},
-    install_requires=["keras>=3.15", "numpy>=1.26", *tensorflow_requirement()],
-    setup_requires=tensorflow_requirement() if BUILD_TF_OPS else [],
+    install_requires=["keras>=3.15", "numpy>=1.26", *to_install],
+    setup_requires=to_build if BUILD_TF_OPS else [],
 )
