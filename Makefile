@@ -5,7 +5,8 @@ SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin/python
 QUIETLY := -q --disable-pip-version-check
-REQUIRED := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])
+REQUIRED := import functools, sys, tomllib; \
+	print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open("pyproject.toml", "rb"))))
 C_FILES = $$(git ls-files 'csrc/*' 'examples/*.c' 'examples/*.h')
 DEMO_SEED ?= 7
 PEER ?= build/peer/bin/python
@@ -20,7 +21,7 @@ $(VENV)/.installed: pyproject.toml setup.py
 	@test -f $@ || { python=$$(tools/prerequisites.sh) && rm -rf $(VENV) && "$$python" -m venv $(VENV); }
 	@rm -f $@
 	@echo "Installing TensorFlow and everything else into $(VENV)"
-	$(RUN) -m pip install $(QUIETLY) --upgrade $$($(RUN) -c '$(REQUIRED)')
+	$(RUN) -m pip install $(QUIETLY) --upgrade $$($(RUN) -c '$(REQUIRED)' build-system requires)
 	KVISION_BUILD_OPS=0 $(RUN) -m pip install $(QUIETLY) --no-build-isolation -e '.[all,dev]'
 	@touch $@
 
@@ -52,12 +53,13 @@ bench: setup $(PEER)
 build/peer/bin/python:
 	rm -rf build/peer.partial
 	$(RUN) -m venv build/peer.partial
-	build/peer.partial/bin/python -m pip install $(QUIETLY) torch==2.12.1 torchvision==0.27.1 numpy
+	build/peer.partial/bin/python -m pip install $(QUIETLY) numpy \
+		$$($(RUN) -c '$(REQUIRED)' project optional-dependencies interop)
 	mv build/peer.partial build/peer
 
-# Other libraries' answers, stored in tests/golden, on real photographs.
+# Whatever is compared with other libraries' stored answers, by name: ops, layers, models, metrics.
 conformance: setup
-	$(RUN) -m pytest -m '' tests/conformance
+	$(RUN) -m pytest -v -rs $$(grep -rl --include='test_*.py' 'golden' tests)
 
 # The native library alone, incrementally, for the TensorFlow of an environment of your own.
 build:
