@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from kvision.layers import FeatureSpec, FrozenBatchNormalization
+from kvision.layers.freezing import frozen_layers, make_frozen
 
 _PIXEL_MEAN = (123.675, 116.28, 103.53)
 _PIXEL_STDDEV = (58.395, 57.12, 57.375)
@@ -150,11 +151,12 @@ class ResNet(keras.Model):
             "normalize_pixels": self.normalize_pixels,
             "dtype": keras.dtype_policies.serialize(self._policy),
             "name": self.name,
+            "frozen_layers": frozen_layers(self),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(**config)
+        return make_frozen(cls, config)
 
 
 class _Parts:

@@ -46,8 +46,8 @@ def tiny_faster_rcnn(**kwargs):
         "rois_per_image": 48,
         "max_detections": 20,
     }
-    dtype = kwargs.get("dtype")
-    return FasterRCNN(TinyBackbone(dtype=dtype), 2, **{**defaults, **kwargs})
+    backbone = kwargs.pop("backbone", None) or TinyBackbone(dtype=kwargs.get("dtype"))
+    return FasterRCNN(backbone, 2, **{**defaults, **kwargs})
 
 
 def squares(num_images, seed=0):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvision.boxes.resize import check_resize
+from kvision.layers.freezing import frozen_layers, make_frozen
 from kvision.metrics import COCODetectionMetrics
 from kvision.models.detection.evaluated_model import EvaluatedModel
 
@@ -314,7 +315,7 @@ class Detector(EvaluatedModel):
             self.optimizer.build(self.trainable_variables)
 
     def get_config(self):
-        """Returns the constructor arguments of this base class.
+        """Returns the constructor arguments of this base class, and which layers are frozen.
 
         Returns:
             A dictionary that subclasses extend with their own arguments.
@@ -325,7 +326,21 @@ class Detector(EvaluatedModel):
             "class_names": self.class_names,
             "image_size": self.image_size,
             "resize_policy": self.resize_policy,
+            "frozen_layers": frozen_layers(self),
         }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Makes a model of what `get_config` returned.
+
+        Args:
+            config: The dictionary.
+            custom_objects: Names and classes of unregistered custom objects.
+
+        Returns:
+            A model of this class, in which the same layers are frozen.
+        """
+        return make_frozen(cls, config)
 
 
 def _num_replicas():

@@ -482,7 +482,7 @@ class FasterRCNN(Detector):
         backbone = keras.saving.deserialize_keras_object(
             config["backbone"], custom_objects=custom_objects
         )
-        return cls(**{**config, "backbone": backbone})
+        return super().from_config({**config, "backbone": backbone})
 
 
 def _static_size(images):
