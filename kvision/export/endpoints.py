@@ -4,11 +4,8 @@ The functions run eagerly on the live model, and are traced into the SavedModel:
 compares the two.
 """
 
-from kvision.boxes.resize import PADDING_COLOR, resize_images, restore_boxes
+from kvision.boxes.resize import resize_images, restore_boxes
 from kvision.export.requests import decode_image, looks_whole
-
-SIZE_MULTIPLE = 32
-"""A model without an image size of its own gets encoded images padded to a multiple of this."""
 
 
 class Endpoints:
@@ -19,8 +16,8 @@ class Endpoints:
     image as the client sent it.
 
     Args:
-        model: a `kvision.models.detection.Detector`. With an ``image_size`` every image is resized
-            to it by the model's ``resize_policy``; without, images are used as they are.
+        model: a `kvision.models.detection.Detector` with an ``image_size``; every image is resized
+            to it by the model's ``resize_policy``.
     """
 
     def __init__(self, model):
@@ -43,8 +40,7 @@ class Endpoints:
         count, *size, channels = tf.unstack(tf.shape(images))
         images = _never_empty(images, tf.zeros((1, *size, channels), images.dtype))
         sizes = tf.tile([size], [tf.shape(images)[0], 1])
-        if self._image_size is not None:
-            images = resize_images(images, self._image_size, self._resize_policy)
+        images = resize_images(images, self._image_size, self._resize_policy)
         return _first(count, self._detect(images, sizes))
 
     def detect_encoded(self, encoded_images):
@@ -60,8 +56,7 @@ class Endpoints:
         strings = _never_empty(encoded_images, self._blank[None])
         whole = looks_whole(strings)
         strings = tf.where(whole, strings, self._blank)
-        load = self._load_padded if self._image_size is None else self._load_resized
-        detections = self._detect(*load(strings))
+        detections = self._detect(*self._load(strings))
         nothing = {"boxes": 0.0, "scores": 0.0, "labels": -1, "num_detections": -1}
         detections = {
             name: tf.where(tf.reshape(whole, [-1] + [1] * (value.shape.rank - 1)), value, none)
@@ -82,15 +77,10 @@ class Endpoints:
 
         raw = self._model(tf.cast(images, "float32"), training=False)
         detections = self._model.decode(raw)
-        boxes = detections["boxes"]
-        if self._image_size is not None:
-            boxes = restore_boxes(boxes, sizes, self._image_size, self._resize_policy)
-        else:
-            edges = tf.cast(tf.gather(sizes, [1, 0, 1, 0], axis=-1), boxes.dtype)[:, None]
-            boxes = tf.clip_by_value(boxes, 0, edges)
+        boxes = restore_boxes(detections["boxes"], sizes, self._image_size, self._resize_policy)
         return {**detections, "boxes": boxes}
 
-    def _load_resized(self, strings):
+    def _load(self, strings):
         """Decoded images ``(B, *image_size, 3)`` and their own sizes ``(B, 2)``."""
         import tensorflow as tf
 
@@ -106,38 +96,6 @@ class Endpoints:
                 tf.TensorSpec((2,), "int32"),
             ),
         )
-
-    def _load_padded(self, strings):
-        """Decoded images, padded at the right and below to one size, and their sizes ``(B, 2)``."""
-        import tensorflow as tf
-
-        count = tf.shape(strings)[0]
-        images = tf.TensorArray(
-            "uint8", count, clear_after_read=False, infer_shape=False, element_shape=(None, None, 3)
-        )
-        _, images = tf.while_loop(
-            lambda index, _: index < count,
-            lambda index, array: (index + 1, array.write(index, decode_image(strings[index]))),
-            (0, images),
-        )
-        sizes = tf.map_fn(
-            lambda index: tf.shape(images.read(index))[:2],
-            tf.range(count),
-            fn_output_signature=tf.TensorSpec((2,), "int32"),
-        )
-        padded = -(-tf.reduce_max(sizes, axis=0) // SIZE_MULTIPLE) * SIZE_MULTIPLE
-
-        def pad(index):
-            image = tf.cast(images.read(index), "float32") - PADDING_COLOR
-            after = tf.concat([padded - tf.shape(image)[:2], [0]], axis=0)
-            return tf.pad(image, tf.stack([[0, 0, 0], after], axis=-1)) + PADDING_COLOR
-
-        images = tf.map_fn(
-            pad,
-            tf.range(count),
-            fn_output_signature=tf.TensorSpec((None, None, 3), "float32"),
-        )
-        return images, sizes
 
 
 def _never_empty(batch, spare):

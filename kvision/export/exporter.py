@@ -1,6 +1,7 @@
 """Write a detector as a SavedModel, and prove it before it stands at its path."""
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +61,8 @@ def saved_model(model, path, ops="native", *, overwrite=False, check_images=None
         overwrite: whether a SavedModel that stands at ``path`` is replaced. Anything else there is
             left alone.
         check_images: list of uint8 arrays ``(h, w, 3)`` to compare on, of any sizes; two made-up
-            pictures by default, in which a trained model may well find nothing.
+            pictures by default. A trained model may well find nothing in those; where nothing was
+            there to compare, a warning says so.
         verbose: whether to say what was written and compared.
 
     Returns:
@@ -73,7 +75,7 @@ def saved_model(model, path, ops="native", *, overwrite=False, check_images=None
             holds ops that would not run where it is served, or the SavedModel does not give the
             live model's detections. ``path`` is as it was before.
         TypeError: ``model`` is no detector.
-        ValueError: an argument has no meaning, or the model has no ``image_size`` and needs one.
+        ValueError: an argument has no meaning, or the model has no ``image_size``.
     """
     _check_arguments(model, ops)
     path = _check_path(Path(path), overwrite)
@@ -97,6 +99,13 @@ def saved_model(model, path, ops="native", *, overwrite=False, check_images=None
         if path.exists():
             path.rename(Path(workshop, "replaced"))
         draft.rename(path)
+    if not report.detections:
+        warnings.warn(
+            "saved_model: the model found nothing in the images of the comparison, so there were "
+            "no detections to compare. Pass `check_images` in which it finds something.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     if verbose:
         _tell(report, ops)
     return report
@@ -117,6 +126,11 @@ def _check_arguments(model, ops):
             "saved_model: `model` must be a detector: a keras.Model with "
             f"{', '.join(f'`{name}`' for name in _NEEDED)}. Received: {type(model).__name__}"
             + (f", without {', '.join(f'`{name}`' for name in missing)}." if missing else ".")
+        )
+    if model.image_size is None:
+        raise ValueError(
+            f"saved_model: {type(model).__name__} has no `image_size`. Set `model.image_size = "
+            "(height, width)`, to which served images are resized."
         )
 
 
@@ -169,16 +183,7 @@ def _write(model, endpoints, path):
         ),
         "class_names": trace(endpoints.class_names),
     }
-    try:
-        tf.saved_model.save(module, str(path), signatures)
-    except ValueError as error:
-        if model.image_size is not None:
-            raise
-        raise ValueError(
-            f"saved_model: {type(model).__name__} has no `image_size` and cannot take images of "
-            "unknown size. Set `model.image_size = (height, width)`: served images are then "
-            "resized to it."
-        ) from error
+    tf.saved_model.save(module, str(path), signatures)
 
 
 def _op_names(path):

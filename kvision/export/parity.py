@@ -43,12 +43,12 @@ def sample_images(image_size):
     """Two pictures of coloured patches, the same ones every time.
 
     Args:
-        image_size: the model's ``(H, W)``, or None for a model that takes any.
+        image_size: the model's ``(H, W)``.
 
     Returns:
         list of two uint8 arrays of different sizes.
     """
-    height, width = image_size or (128, 128)
+    height, width = image_size
     generator = np.random.default_rng(0)
     images = []
     for size in ((height, width), (height * 3 // 4, width * 5 // 4)):

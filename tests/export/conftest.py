@@ -9,7 +9,7 @@ import pytest
 class PatchDetector(keras.Model):
     """Finds bright, red or green patches: one candidate box a cell of 8 by 8 pixels."""
 
-    def __init__(self, image_size=None, resize_policy="letterbox", class_names=None, top=12):
+    def __init__(self, image_size=(64, 80), resize_policy="letterbox", class_names=None, top=12):
         super().__init__()
         self.num_classes = 3
         self.image_size = image_size
