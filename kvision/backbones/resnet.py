@@ -9,6 +9,9 @@ from kvision.layers.freezing import frozen_layers, make_frozen
 _PIXEL_MEAN = (123.675, 116.28, 103.53)
 _PIXEL_STDDEV = (58.395, 57.12, 57.375)
 _FREEZABLE_STAGES = 5
+# oneDNN, at least up to TensorFlow 2.21, writes past its memory in the filter gradient of a strided
+# 1x1 convolution whose input has fewer channels than a vector register has floats (its issue 6035).
+_FEW_CHANNELS = 16
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -36,7 +39,8 @@ class ResNet(keras.Model):
         output_stride: 32, or 16 or 8: the last one or two stages then dilate instead of striding.
         normalization: `"batch"`, `"frozen_batch"` (constant statistics and affine weights, for
             weights trained elsewhere) or `"group"` (for training from scratch in small batches;
-            Wu and He, ECCV 2018; 32 groups of at least two channels).
+            Wu and He, ECCV 2018; as many groups of equal size, of two channels or more, as there
+            can be up to 32).
         epsilon: Added to the variance by each normalisation, at least 0.
         frozen_stages: How many of the first stages, 0 to 5, are not trainable; their batch
             normalisations keep their statistics too. 2 is usual in detection.
@@ -170,6 +174,9 @@ class _Parts:
     def conv_norm(self, x, filters, kernel_size, *, names, strides=1, dilation=1):
         """Convolution padded by half its extent on every side, then normalisation."""
         conv_name, norm_name = names
+        if kernel_size == 1 and x.shape[-1] < _FEW_CHANNELS:
+            # The same numbers; with more channels slicing would only cost time.
+            x, strides = x[:, ::strides, ::strides], 1
         padding = "same"
         if strides > 1 and kernel_size > 1:
             padding = "valid"
@@ -196,7 +203,7 @@ class _Parts:
             return layers.BatchNormalization(momentum=0.9, **shared)
         if self.normalization == "frozen_batch":
             return FrozenBatchNormalization(**shared)
-        return layers.GroupNormalization(min(32, channels // 2), **shared)
+        return layers.GroupNormalization(_num_groups(channels), **shared)
 
     def relu(self, x, name):
         return layers.ReLU(dtype=self.dtype, name=name)(x)
@@ -236,6 +243,12 @@ def _bottleneck_block(parts, inputs, width, *, strides, dilations, version, pref
     x = parts.relu(x, f"{prefix}relu2")
     x = parts.conv_norm(x, 4 * width, 1, names=names[2])
     return parts.residual(x, inputs, prefix, strides=strides, dilations=dilations)
+
+
+def _num_groups(channels):
+    """The most groups of equal size, at most 32, that have two channels each where that can be."""
+    most = max(1, min(32, channels // 2))
+    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
 
 
 def _check_choice(argument, value, choices):

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -6,7 +9,7 @@ import numpy as np
 import pytest
 
 from kvision import backbones
-from kvision.backbones import ResNet, ResNet18, ResNet50, ResNetTiny
+from kvision.backbones import ResNet, ResNet18, ResNet50, ResNetTiny, resnet
 from kvision.layers import FeatureSpec
 from kvision.weights import load_torchvision
 from tests.golden.seeded_weights import seeded_state_dict
@@ -168,6 +171,62 @@ def test_tiny_network():
     model = ResNetTiny()
     assert 1_200_000 < model.count_params() < 1_300_000
     assert model.feature_specs["P5"] == FeatureSpec(256, 32)
+
+
+_FIT_FEW_CHANNELS = """
+import keras, numpy as np
+from kvision.backbones import ResNet
+keras.utils.set_random_seed(0)
+inputs = keras.Input((128, 128, 3))
+pyramid = ResNet((1, 1, 1, 1), block="basic", widths=(4, 8, 16, 16))(inputs)
+model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(pyramid["P5"]))
+model.compile("sgd", "mse")
+images = np.random.default_rng(0).uniform(0, 255, (32, 128, 128, 3))
+history = model.fit(images, np.ones((32, 16)), batch_size=32, epochs=3, verbose=0).history
+print(history["loss"])
+"""
+
+
+def losses_of_few_channels(**environment):
+    """In a process of its own: the faulty kernel does not raise, it corrupts or kills."""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", _FIT_FEW_CHANNELS],
+        env={**os.environ, "PYTHONPATH": root, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="concerns its oneDNN")
+def test_networks_of_few_channels_learn():
+    expected = losses_of_few_channels(TF_ENABLE_ONEDNN_OPTS="0")
+    for instructions in ("DEFAULT", "AVX2"):
+        losses = losses_of_few_channels(ONEDNN_MAX_CPU_ISA=instructions)
+        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_few_channels_are_subsampled_as_many_are(monkeypatch):
+    model = ResNet(**TINY)
+    monkeypatch.setattr(resnet, "_FEW_CHANNELS", 0)
+    strided = ResNet(**TINY)
+    assert [layer.name for layer in model.layers] == [layer.name for layer in strided.layers]
+    strided.set_weights(model.get_weights())
+    expected = to_numpy(strided(IMAGE))
+    for level, features in to_numpy(model(IMAGE)).items():
+        np.testing.assert_allclose(features, expected[level], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("width", "groups"),
+    [(1, 1), (2, 1), (4, 2), (7, 1), (18, 9), (32, 16), (64, 32), (70, 14), (96, 32), (512, 32)],
+)
+def test_groups_divide_the_channels(width, groups):
+    model = ResNet((1, 1, 1, 1), block="basic", widths=(width, 8, 8, 8), normalization="group")
+    assert model.get_layer("stage2_block0_norm1").groups == groups
 
 
 @pytest.mark.parametrize(
