@@ -38,8 +38,4 @@ using RangeBody = FunctionRef<void(int64_t begin, int64_t end)>;
 // its own part of the output: where ranges are cut is not fixed.
 using ParallelFor = FunctionRef<void(int64_t total, int64_t cost, RangeBody body)>;
 
-inline void SerialFor(int64_t total, int64_t /*cost*/, RangeBody body) {
-  if (total > 0) body(0, total);
-}
-
 }  // namespace kvision
