@@ -174,7 +174,7 @@ class _Parts:
     def conv_norm(self, x, filters, kernel_size, *, names, strides=1, dilation=1):
         """Convolution padded by half its extent on every side, then normalisation."""
         conv_name, norm_name = names
-        if kernel_size == 1 and x.shape[-1] < _FEW_CHANNELS:
+        if kernel_size == 1 and strides > 1 and x.shape[-1] < _FEW_CHANNELS:
             # The same numbers; with more channels slicing would only cost time.
             x, strides = x[:, ::strides, ::strides], 1
         padding = "same"
