@@ -16,6 +16,8 @@ from kvision.ops.roi_align import (
 )
 
 _NAME = "multiscale_roi_align"
+# Of the native kernel; the reference keeps to it too.
+_MAX_LEVELS = 8
 
 
 def multiscale_roi_align(
@@ -36,8 +38,8 @@ def multiscale_roi_align(
 
     Args:
         pyramid: Dict of float tensors `(batch, height, width, channels)` of one dtype and number
-            of channels, named `"P<level>"` with successive levels. All of them are used: leave
-            out a level that boxes are not to be pooled from.
+            of channels, named `"P<level>"` with successive levels, at most 8. All of them are
+            used: leave out a level that boxes are not to be pooled from.
         boxes: Tensor of shape `(batch, num_boxes, 4)`, `xyxy` in pixels of the image.
         output_size: Number of bins, an int or a pair `(height, width)`.
         strides: Dict from a level's name to the pixels per cell of its map. Defaults to
@@ -132,6 +134,11 @@ class MultiscaleRoIAlignOperation(keras.Operation):
             raise ValueError(
                 f'{_NAME}: `pyramid` must have successive levels "P<level>". '
                 f"Received: {sorted(pyramid)}."
+            )
+        if len(levels) > _MAX_LEVELS:
+            raise ValueError(
+                f"{_NAME}: `pyramid` must have at most {_MAX_LEVELS} levels. "
+                f"Received: {len(levels)}."
             )
         if self.strides is not None and not set(pyramid) <= set(self.strides):
             raise ValueError(

@@ -71,6 +71,11 @@ def test_levels_are_those_of_the_pyramid(implementation):
     assert level_read(112, canonical_size=112, canonical_level=3) == 3
 
 
+def test_eight_levels(implementation):
+    pyramid = {f"P{k}": np.full((1, 1, 1, 1), k, dtype="float32") for k in range(8)}
+    assert level_read(1000, pyramid) == 6
+
+
 def test_reversed_and_empty_boxes_take_a_level(implementation):
     boxes = np.array([[(900, 0, 0, 900), (5, 5, 5, 900), (900, 900, 0, 0)]], dtype="float32")
     pyramid = {name: np.ones((1, 4, 4, 1), "float32") * int(name[1]) for name in ("P2", "P3")}
@@ -126,6 +131,10 @@ def test_each_box_is_pooled_as_from_its_level_alone(implementation):
             {"pyramid": {"P2": np.ones((1, 2, 2, 1)), "P3": np.ones((1, 2, 2, 2))}},
             "the same channels and dtype",
         ),
+        (
+            {"pyramid": {f"P{k}": np.ones((1, 1, 1, 1), "float32") for k in range(9)}},
+            "`pyramid` must have at most 8 levels. Received: 9",
+        ),
         ({"boxes": np.ones((1, 2, 5))}, "`boxes` must have shape"),
         ({"boxes": np.ones((2, 2, 4))}, "the same batch size"),
         ({"strides": {"P2": 4, "P3": 8}}, "`strides` must name every level"),
@@ -164,3 +173,29 @@ def test_functional_model(implementation, tmp_path):
     boxes = rng.uniform(0, 30, (1, 5, 4)).astype("float32")
     expected = multiscale_roi_align(maps, boxes, output_size=2, sampling_ratio=1)
     np.testing.assert_allclose(to_numpy(loaded([maps, boxes])), to_numpy(expected), 1e-6)
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="Keras refuses native layers, not ops, by itself")
+def test_functional_model_compiled_by_xla():
+    """It learns as without XLA, where the native kernels run."""
+    rng = np.random.default_rng(3)
+    maps = {
+        name: rng.normal(size=(2, size, size, 3)).astype("float32")
+        for name, size in (("P2", 8), ("P3", 4))
+    }
+    boxes = rng.uniform(0, 30, (2, 5, 4)).astype("float32")
+    losses = {}
+    for jit_compile in (True, False):
+        keras.utils.set_random_seed(0)
+        pyramid = {name: keras.Input(value.shape[1:]) for name, value in maps.items()}
+        dense = keras.layers.Dense(3)
+        inputs = keras.Input((5, 4))
+        pooled = multiscale_roi_align(
+            {name: dense(value) for name, value in pyramid.items()}, inputs, output_size=2
+        )
+        model = keras.Model([pyramid, inputs], pooled)
+        model.compile("sgd", "mse", jit_compile=jit_compile)
+        assert model.jit_compile == jit_compile
+        history = model.fit([maps, boxes], np.ones((2, 5, 2, 2, 3)), epochs=3, verbose=0)
+        losses[jit_compile] = history.history["loss"]
+    np.testing.assert_allclose(losses[True], losses[False], 1e-5)
