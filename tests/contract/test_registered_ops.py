@@ -1,5 +1,6 @@
 """Every native op is whole: shapes, gradient, kernels, reference, tests."""
 
+import ast
 import itertools
 import os
 import re
@@ -62,11 +63,29 @@ def test_it_stands_in_the_folder_of_its_name(name):
     assert OPS[name].name == f"{_public_name(name)}_tf.cc"
 
 
+def _runs_both_implementations(tests):
+    """Whether tests take the fixture `implementation`, of `conftest.py` or their own, of both."""
+    conftest = (ROOT / "tests" / "ops" / "conftest.py").read_text()
+    fixture = re.compile(r"@pytest\.fixture\(params=(\[[^]]*\])\)\ndef implementation\(")
+    params = fixture.search(tests) or fixture.search(conftest)
+    return set(ast.literal_eval(params[1])) == {"native", "reference"} and bool(
+        re.search(r"^def test_\w+\((\w+, )*implementation\b", tests, re.MULTILINE)
+    )
+
+
+def test_tests_of_one_implementation_do_not_do():
+    assert _runs_both_implementations("def test_a(implementation):\n    ...")
+    assert not _runs_both_implementations("def test_a():\n    ...")
+    one = '@pytest.fixture(params=["native"])\ndef implementation(request):\n    ...\n'
+    assert not _runs_both_implementations(one + "def test_a(implementation):\n    ...")
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_it_has_a_reference_and_tests(name):
     assert _public_name(name) in kvision.ops.__all__
     assert (ROOT / "kvision" / "ops" / f"{_public_name(name)}.py").exists()
-    assert (ROOT / "tests" / "ops" / f"test_{_public_name(name)}.py").exists()
+    tests = ROOT / "tests" / "ops" / f"test_{_public_name(name)}.py"
+    assert _runs_both_implementations(tests.read_text())
 
 
 @pytest.mark.parametrize("name", OPS)
