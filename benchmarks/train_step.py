@@ -58,7 +58,7 @@ def kvision_step(normalization, frozen_stages):
     tf.config.threading.set_inter_op_parallelism_threads(THREADS)
     from kvision.backbones import ResNet50
     from kvision.models.detection import FasterRCNN, faster_rcnn
-    from kvision.ops.native import implementation_of
+    from kvision.ops import native
     from kvision.weights import load_torchvision
 
     backbone = ResNet50(version="v1.5", normalization=normalization, frozen_stages=frozen_stages)
@@ -81,7 +81,7 @@ def kvision_step(normalization, frozen_stages):
     counts = {
         "proposals": raw["num_proposals"].numpy().tolist(),
         "rois": samples[-1].num_sampled.numpy().tolist(),
-        "ops": implementation_of("multiscale_roi_align"),
+        "ops": "native" if native.use_native() else "reference",
     }
     return lambda: float(model.train_on_batch(images, targets, return_dict=True)["loss"]), counts
 

@@ -51,7 +51,7 @@ class MultiscaleRoIAlign(keras.layers.Layer):
             canonical_size=canonical_size,
             canonical_level=canonical_level,
         )
-        self.supports_jit = native.implementation_of("roi_align") != "native"
+        self.supports_jit = not native.use_native()
 
     def build(self, pyramid_shape, boxes_shape):
         self.built = True

@@ -45,7 +45,7 @@ class NonMaxSuppression(keras.layers.Layer):
             max_output_size_per_class=max_output_size_per_class,
             class_agnostic=class_agnostic,
         )
-        self.supports_jit = native.implementation_of("batched_nms") != "native"
+        self.supports_jit = not native.use_native()
 
     def build(self, boxes_shape, scores_shape):
         self.built = True

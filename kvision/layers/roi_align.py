@@ -34,7 +34,7 @@ class RoIAlign(keras.layers.Layer):
             sampling_ratio=sampling_ratio,
             aligned=aligned,
         )
-        self.supports_jit = native.implementation_of("roi_align") != "native"
+        self.supports_jit = not native.use_native()
 
     def build(self, features_shape, boxes_shape):
         self.built = True

@@ -117,7 +117,7 @@ class BatchedNMSOperation(keras.Operation):
             boxes, scores, classes = _best_class(boxes, scores)
         if len(boxes.shape) == 3:
             boxes = ops.expand_dims(boxes, 2)
-        indices, labels, count = (_native if native.use_native("batched_nms") else _reference)(
+        indices, labels, count = (_native if native.use_native() else _reference)(
             boxes,
             scores,
             float32_threshold(self.iou_threshold),

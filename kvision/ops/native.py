@@ -3,13 +3,14 @@
 The library is loaded when an op first wants it, never by `import kvision`. It holds TensorFlow
 ops, so it is wanted on the TensorFlow backend only, and only the TensorFlow it was built for can
 load it. Without it every op runs through its reference implementation, after one warning; with
-`KVISION_REQUIRE_OPS=1` in the environment that warning is an error.
+`KVISION_REQUIRE_OPS=1` in the environment that warning is an error. What XLA compiles runs through
+the reference too: there are no native kernels for it yet.
 """
 
 import contextlib
 import contextvars
-import importlib
 import os
+import platform
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +22,8 @@ import keras
 _LIBRARY = Path(__file__).parents[1] / "_tf_ops.so"
 _IMPLEMENTATIONS = ("auto", "native", "reference")
 
-_scope = contextvars.ContextVar("kvision_implementation", default="auto")
+_scope: contextvars.ContextVar[str | None] = contextvars.ContextVar("kvision_scope", default=None)
+_open_scopes: dict[object, str] = {}
 _lock = threading.RLock()
 _gradients: dict[str, Callable | None] = {}
 _loaded: ModuleType | None = None
@@ -37,19 +39,42 @@ def build_info() -> dict[str, str]:
         dictionary where no native library was built.
     """
     try:
-        return importlib.import_module("kvision._C").build_info()
+        return _module().build_info()
     except ImportError:
         return {}
+
+
+def _module() -> ModuleType:
+    # A statement: AutoGraph, in a function that is being traced, cannot convert `import_module`.
+    from kvision import _C
+
+    return _C
+
+
+def _why_not_built() -> str:
+    """Why `build_info()` is empty or there is no library beside it, with the remedy."""
+    built = sorted(_LIBRARY.parent.glob("_C.*"))
+    if not built:
+        return (
+            "kvision: this installation has no native library; install with a C++ compiler and "
+            "without `KVISION_BUILD_OPS=0` to have one."
+        )
+    try:
+        _module()
+        problem = f"{_LIBRARY.name} is not beside it"
+    except ImportError as error:
+        problem = str(error)
+    return (
+        f"kvision: Python {platform.python_version()} cannot use {built[0]}: {problem}; "
+        "reinstall kvision."
+    )
 
 
 def _load() -> ModuleType:
     """Loads the library and registers the gradients, or raises an error with the remedy."""
     info = build_info()
     if not info or not _LIBRARY.exists():
-        raise RuntimeError(
-            "kvision: this installation has no native library; install with a C++ compiler and "
-            "without `KVISION_BUILD_OPS=0` to have one."
-        )
+        raise RuntimeError(_why_not_built())
     try:
         import tensorflow as tf
     except ImportError as error:
@@ -149,6 +174,9 @@ def library_path() -> Path:
 def implementation(name: str) -> Iterator[None]:
     """Context manager: which implementation the ops called in it, or traced in it, use.
 
+    It holds for this thread, and for those that opened no such scope themselves, among them the
+    threads in which TensorFlow's distribution strategies trace their replicas.
+
     Args:
         name: `"native"` (an error where the library cannot be had), `"reference"`, or `"auto"`
             (native where possible).
@@ -157,30 +185,36 @@ def implementation(name: str) -> Iterator[None]:
         raise ValueError(
             f"implementation: `name` must be one of {_IMPLEMENTATIONS}. Received: {name!r}."
         )
-    token = _scope.set(name)
+    key, token = object(), _scope.set(name)
+    with _lock:
+        _open_scopes[key] = name
     try:
         yield
     finally:
+        with _lock:
+            del _open_scopes[key]
         _scope.reset(token)
 
 
-def use_native(op_name: str) -> bool:
-    """Whether an op should run its native kernel here and now.
+def _current_scope() -> str:
+    with _lock:
+        return _scope.get() or ["auto", *_open_scopes.values()][-1]
 
-    Args:
-        op_name: The op's name in `kvision.ops`, such as `"roi_align"`.
+
+def use_native() -> bool:
+    """Whether ops should run their native kernels here and now.
 
     Raises:
-        RuntimeError: If the native kernel is demanded, by `implementation("native")` or by
+        RuntimeError: If native kernels are demanded, by `implementation("native")` or by
             `KVISION_REQUIRE_OPS=1`, and cannot be had.
     """
-    scope = _scope.get()
+    scope = _current_scope()
     if scope == "reference":
         return False
     if keras.backend.backend() != "tensorflow":
         if scope == "native":
             raise RuntimeError(
-                f"{op_name}: native ops run on the TensorFlow backend. "
+                "kvision: native ops run on the TensorFlow backend. "
                 f"Received: {keras.backend.backend()!r}."
             )
         return False
@@ -191,7 +225,20 @@ def use_native(op_name: str) -> bool:
             raise
         _warn_once(error)
         return False
-    return True
+    if not traced_for_xla():
+        return True
+    if scope == "native":
+        raise RuntimeError("kvision: native ops have no XLA kernels; do without `jit_compile`.")
+    return False
+
+
+def traced_for_xla() -> bool:
+    """Whether TensorFlow is tracing a `tf.function(jit_compile=True)`, or what that calls."""
+    # No public function says so.
+    from tensorflow.python.framework import ops
+    from tensorflow.python.ops import control_flow_util
+
+    return control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
 
 
 def _warn_once(error: RuntimeError) -> None:
@@ -201,12 +248,3 @@ def _warn_once(error: RuntimeError) -> None:
             _warned = True
             message = f"{error} Until then the slower reference implementations run."
             warnings.warn(message, RuntimeWarning, stacklevel=4)
-
-
-def implementation_of(op_name: str) -> str:
-    """`"native"` or `"reference"`: what `kvision.ops.<op_name>` would run here and now.
-
-    Args:
-        op_name: The op's name in `kvision.ops`, such as `"roi_align"`.
-    """
-    return "native" if use_native(op_name) else "reference"

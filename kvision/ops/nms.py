@@ -42,7 +42,7 @@ def nms(boxes, scores, *, iou_threshold, score_threshold=None, max_output_size=N
             candidates.
         max_output_size: Positive int or `None`. Keep at most so many boxes, and pad the result
             to that length. Required where shapes must be known in advance: for KerasTensors and
-            under a compiler such as `jax.jit`.
+            under a compiler, `jax.jit` or `tf.function(jit_compile=True)`.
 
     Returns:
         Int32 indices of the boxes kept, by descending score: of shape `(max_output_size,)`, padded
@@ -79,7 +79,7 @@ class NMSOperation(keras.Operation):
         boxes = float32_tensor("nms", "boxes", boxes)
         scores = float32_tensor("nms", "scores", scores)
         _check_shapes(boxes.shape, scores.shape)
-        indices, count = (_native if native.use_native("nms") else _reference)(
+        indices, count = (_native if native.use_native() else _reference)(
             boxes,
             scores,
             float32_threshold(self.iou_threshold),
@@ -124,6 +124,8 @@ def _reference(boxes, scores, iou_threshold, score_threshold, max_output_size):
 def _cut(indices, count):
     """The first `count` indices, a length that depends on data."""
     if keras.backend.backend() == "tensorflow":
+        if native.traced_for_xla():
+            raise ValueError(_SIZE_REQUIRED)
         return indices[:count]
     try:
         return indices[: int(ops.convert_to_numpy(count))]

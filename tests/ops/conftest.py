@@ -13,7 +13,7 @@ def implementation(request):
     with native.implementation(request.param):
         if request.param == "native":
             try:
-                native.use_native("")
+                native.use_native()
             except RuntimeError as error:
                 if os.environ.get("KVISION_REQUIRE_OPS") == "1":
                     raise

@@ -16,7 +16,6 @@ from tests.golden import nms_cases
 GOLDEN = Path(__file__).parents[1] / "golden" / "nms.npz"
 BACKEND = keras.backend.backend()
 needs_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="runs on TensorFlow only")
-needs_jax = pytest.mark.skipif(BACKEND != "jax", reason="runs on JAX only")
 
 BOXES = np.array(
     [
@@ -261,7 +260,10 @@ def _xla(function):
     return jax.jit(function)
 
 
-@pytest.mark.skipif(BACKEND not in ("tensorflow", "jax"), reason="XLA is theirs")
+needs_compiler = pytest.mark.skipif(BACKEND not in ("tensorflow", "jax"), reason="XLA is theirs")
+
+
+@needs_compiler
 @pytest.mark.parametrize("iou_threshold", [0.25, 0.3, 1 / 3, 0.5])
 def test_a_compiler_does_not_fuse_products_with_sums(iou_threshold):
     """Tenths round in float32; XLA would fuse the plain formula and decide otherwise."""
@@ -284,12 +286,10 @@ def test_a_compiler_does_not_fuse_products_with_sums(iou_threshold):
     )
 
 
-@needs_jax
-def test_jit_requires_max_output_size():
-    import jax
-
+@needs_compiler
+def test_a_compiler_requires_max_output_size():
     with pytest.raises(ValueError, match="nms: `max_output_size` is required"):
-        jax.jit(lambda b, s: nms(b, s, iou_threshold=0.5))(BOXES, SCORES)
+        _xla(lambda b, s: nms(b, s, iou_threshold=0.5))(BOXES, SCORES)
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,7 @@ class FasterRCNN(Detector):
         self.seed = seed
         self._check_arguments()
         self._build_layers()
-        self.supports_jit = not any(
-            native.use_native(op) for op in ("batched_nms", "multiscale_roi_align")
-        )
+        self.supports_jit = not native.use_native()
 
     def _check_arguments(self):
         if not hasattr(self.backbone, "feature_specs"):
