@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kvision.layers import FeatureSpec
 from kvision.models.detection import FasterRCNN
-from tests.models.tiny_faster_rcnn import SIDE, squares, tiny_faster_rcnn
+from tests.models.tiny_faster_rcnn import SIDE, TinyBackbone, squares, tiny_faster_rcnn
 
 BACKEND = keras.backend.backend()
 
@@ -82,11 +83,53 @@ def test_images_of_unknown_size_are_refused():
         ("nms_threshold", 1.5),
         ("roi_positive_fraction", -0.1),
         ("rpn_negative_iou", 0.8),
+        ("anchor_sizes", (0, 32, 64)),
+        ("aspect_ratios", (1.0, -2.0)),
+        ("aspect_ratios", ()),
+        ("roi_sampling_ratio", -1),
+        ("roi_output_size", (7, 7)),
+        ("roi_aligned", "yes"),
+        ("score_threshold", float("nan")),
+        ("fpn_filters", 0),
+        ("fpn_filters", 24.5),
+        ("rpn_min_side", -1.0),
+        ("box_head_units", 0),
+        ("seed", None),
     ],
 )
 def test_arguments_are_checked(argument, value):
     with pytest.raises(ValueError, match=f"FasterRCNN: `{argument}`"):
         tiny_faster_rcnn(**{argument: value})
+
+
+def test_feature_specs_put_on_a_functional_backbone_are_saved(tmp_path):
+    images, _ = squares(1)
+    inputs = keras.Input((None, None, 3))
+    fine = keras.layers.Conv2D(4, 3, 4, padding="same")(inputs)
+    coarse = keras.layers.Conv2D(8, 3, 2, padding="same")(fine)
+    backbone = keras.Model(inputs, {"P2": fine, "P3": coarse})
+    backbone.feature_specs = {"P2": FeatureSpec(4, 4), "P3": FeatureSpec(8, 8)}
+    model = tiny_faster_rcnn(backbone=backbone)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.backbone.feature_specs == backbone.feature_specs
+    np.testing.assert_array_equal(
+        loaded.predict(images, verbose=0)["boxes"], model.predict(images, verbose=0)["boxes"]
+    )
+
+
+def test_pixels_reach_the_backbone_in_float32():
+    class Witness(TinyBackbone):
+        def call(self, images):
+            seen.append(keras.backend.standardize_dtype(images.dtype))
+            return super().call(images)
+
+    seen = []
+    backbone = Witness(dtype="mixed_bfloat16")
+    backbone.autocast = False
+    images, _ = squares(1)
+    tiny_faster_rcnn(backbone=backbone, dtype="mixed_bfloat16")(images)
+    assert seen == ["float32"]
 
 
 def test_config_holds_every_argument():

@@ -8,6 +8,7 @@ from keras import ops
 from kvision.boxes.resize import check_resize
 from kvision.layers.freezing import frozen_layers, make_frozen
 from kvision.metrics import COCODetectionMetrics
+from kvision.models.detection.data_checks import check_images, check_targets
 from kvision.models.detection.evaluated_model import EvaluatedModel
 
 
@@ -39,7 +40,7 @@ class Detector(EvaluatedModel):
             real classes.
         class_names: Names of the classes, in the order of the labels. `None` if unnamed.
         image_size: `(height, width)` in pixels that served images are resized to, or one integer
-            for both. `None` leaves images as they are.
+            for both. `None`: it cannot be exported until `image_size` is set.
         resize_policy: `"letterbox"` or `"stretch"`, see `kvision.boxes.resize`: how the images
             given were made from the original images, and how served images are resized.
         **kwargs: Arguments of `keras.Model`, such as `name` and `dtype`.
@@ -60,7 +61,7 @@ class Detector(EvaluatedModel):
         resize_policy="letterbox",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # or pixels and boxes lose bits
         name = type(self).__name__
         if num_classes < 1:
             raise ValueError(f"{name}: `num_classes` must be at least 1. Received: {num_classes}.")
@@ -149,6 +150,9 @@ class Detector(EvaluatedModel):
                 always runs its batches one by one.
             jit_compile: `True`, `False` or `"auto"`, see `keras.Model.compile`.
             auto_scale_loss: See `keras.Model.compile`.
+
+        Raises:
+            ValueError: If an evaluator is none.
         """
         super().compile(
             optimizer,
@@ -161,6 +165,14 @@ class Detector(EvaluatedModel):
             evaluator = COCODetectionMetrics()
         if not isinstance(evaluator, (list, tuple)):
             evaluator = (evaluator,)
+        for one in evaluator:
+            methods = [getattr(one, name, None) for name in ("reset", "update", "result")]
+            if isinstance(one, type) or not all(map(callable, methods)):
+                raise ValueError(
+                    f"{type(self).__name__}: `evaluator` must be an object with `reset`, `update` "
+                    "and `result`, such as `kvision.metrics.COCODetectionMetrics()`, or a "
+                    f"sequence of them. Received: {one!r}."
+                )
         self._evaluators = tuple(evaluator)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -185,7 +197,7 @@ class Detector(EvaluatedModel):
         if y is None:
             raise ValueError(
                 f"{type(self).__name__}: targets with `boxes` and `labels` must come with the "
-                "images. Received: None."
+                "images, as `kvision.data.to_fit` pairs them. Received: None."
             )
         y = keras.tree.map_structure(ops.convert_to_tensor, y)  # `train_on_batch` may not
         num_images = ops.cast(ops.shape(x)[0], "float32")
@@ -213,10 +225,14 @@ class Detector(EvaluatedModel):
             The `keras.callbacks.History`.
 
         Raises:
-            ValueError: If `sample_weight` or `class_weight` is given.
+            ValueError: If `sample_weight` or `class_weight` is given, or a label is outside the
+                classes.
         """
-        given = self._refuse_weights(super().fit, args, kwargs)
-        if given.get("validation_data") is not None or given.get("validation_split"):
+        given = self._check_data("fit", args, kwargs)
+        validation = given.get("validation_data")
+        if isinstance(validation, (list, tuple)) and len(validation) > 1:
+            self._check_targets(validation[1])
+        if validation is not None or given.get("validation_split"):
             for evaluator in self._evaluators:
                 evaluator.reset()  # a missing package is named before the first epoch, not after
         return super().fit(*args, **kwargs)
@@ -232,9 +248,10 @@ class Detector(EvaluatedModel):
             The losses, as `keras.Model.train_on_batch` does.
 
         Raises:
-            ValueError: If `sample_weight` or `class_weight` is given.
+            ValueError: If `sample_weight` or `class_weight` is given, or a label is outside the
+                classes.
         """
-        self._refuse_weights(super().train_on_batch, args, kwargs)
+        self._check_data("train_on_batch", args, kwargs)
         return super().train_on_batch(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
@@ -249,16 +266,70 @@ class Detector(EvaluatedModel):
             of `loss_names`, then the evaluators' values in the order of their names.
 
         Raises:
-            ValueError: If `sample_weight` is given.
+            ValueError: If `sample_weight` is given, or a label is outside the classes.
         """
-        self._refuse_weights(super().evaluate, args, kwargs)
+        self._check_data("evaluate", args, kwargs)
         return super().evaluate(*args, **kwargs)
 
-    def _refuse_weights(self, method, args, kwargs):
-        given = inspect.signature(method).bind(*args, **kwargs).arguments
+    def train_step(self, *args):
+        """Runs Keras' own training step, after a look at the batch.
+
+        Args:
+            *args: The arguments of the training step of the active backend.
+
+        Returns:
+            What Keras' own step returns.
+        """
+        self._check_batch(args[-1])
+        return super().train_step(*args)
+
+    def test_step(self, *args):
+        """Runs the test step of `EvaluatedModel`, after a look at the batch.
+
+        Args:
+            *args: The arguments of the test step of the active backend.
+
+        Returns:
+            What that step returns.
+        """
+        self._check_batch(args[-1])
+        return super().test_step(*args)
+
+    def predict_step(self, *args):
+        """Runs the predict step of `EvaluatedModel`, after a look at the batch.
+
+        Args:
+            *args: The arguments of the predict step of the active backend.
+
+        Returns:
+            What that step returns.
+        """
+        self._check_batch(args[-1])
+        return super().predict_step(*args)
+
+    def _check_batch(self, data):
+        images, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+        check_images(type(self).__name__, images)
+        self._check_targets(targets)
+
+    def _collect(self, outputs):
+        if "batch" in outputs:
+            self._check_targets(
+                outputs["batch"]["targets"]
+            )  # XLA, if it compiled the step, did not
+        return super()._collect(outputs)
+
+    def _check_targets(self, targets):
+        if targets is not None:  # `compute_loss` names those that are missing
+            check_targets(type(self).__name__, targets, self.num_classes)
+
+    def _check_data(self, method, args, kwargs):
+        signature = inspect.signature(getattr(keras.Model, method))
+        given = signature.bind(self, *args, **kwargs).arguments
         for name in ("sample_weight", "class_weight"):
             if given.get(name) is not None:
                 self._refuse(name)
+        self._check_targets(given.get("y"))
         return given
 
     def _refuse(self, argument):

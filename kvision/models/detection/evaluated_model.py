@@ -32,6 +32,26 @@ class EvaluatedModel(keras.Model):
             return self.decode(raw), state
         return self.decode(outputs)
 
+    def predict(self, *args, **kwargs):
+        """Returns the detections of all images.
+
+        Args:
+            *args: Arguments of `keras.Model.predict`.
+            **kwargs: Arguments of `keras.Model.predict`.
+
+        Returns:
+            What `decode` returns, as arrays.
+
+        Raises:
+            ValueError: If the data hold no image.
+        """
+        try:
+            return super().predict(*args, **kwargs)
+        except UnboundLocalError as error:  # how Keras takes it
+            raise ValueError(
+                f"{type(self).__name__}: there is no image to predict in the data."
+            ) from error
+
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Returns the running losses; inside `test_step`, what the evaluators need as well.
 
@@ -119,6 +139,9 @@ class EvaluatedModel(keras.Model):
 
         Returns:
             What `keras.Model.evaluate` returns, with the evaluators' values after the losses.
+
+        Raises:
+            ValueError: If the data hold no image.
         """
         for evaluator in self._evaluators:
             evaluator.reset()
@@ -140,6 +163,8 @@ class EvaluatedModel(keras.Model):
 
     def _get_metrics_result_or_logs(self, logs):
         # Keras asks here for the final values: before the progress bar and the callbacks' end.
+        if self._evaluating and not logs:
+            raise ValueError(f"{type(self).__name__}: there is no image to evaluate in the data.")
         results = super()._get_metrics_result_or_logs(logs)
         if self._evaluating:
             results = dict(results)

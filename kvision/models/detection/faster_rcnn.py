@@ -5,9 +5,10 @@ import numpy as np
 from keras import ops
 
 from kvision.boxes import gather_rows, pyramid_anchors
-from kvision.layers import FPN, BoxHead, RPNHead
+from kvision.layers import FPN, BoxHead, FeatureSpec, RPNHead
 from kvision.losses import smooth_l1, squared_error
 from kvision.models.detection.detector import Detector
+from kvision.models.detection.faster_rcnn_arguments import ARGUMENTS, check_arguments
 from kvision.models.detection.ground_truth import read_targets
 from kvision.models.detection.region_detections import BOX_CODE_WEIGHTS, detect_regions
 from kvision.models.detection.region_proposals import propose_regions
@@ -28,8 +29,9 @@ class FasterRCNN(Detector):
     2017. The defaults are those of torchvision's `fasterrcnn_resnet50_fpn`, and so are the
     numbers: anchors, codes, selection and suppression agree step by step.
 
-    Images `(B, H, W, 3)` must have a static height and width; multiples of the coarsest stride
-    keep anchors and features aligned. `call` gives a dictionary of
+    Images `(B, H, W, 3)` must have a static height and width, one for all batches of a data set:
+    TensorFlow would retrace a step whose batches differ with an unknown size. Multiples of the
+    coarsest stride keep anchors and features aligned. `call` gives a dictionary of
 
     - `pyramid`: `{"P2": (B, H/4, W/4, fpn_filters), ...}`;
     - `rpn_logits (B, A)` and `rpn_deltas (B, A, 4)` of the anchors, level after level;
@@ -54,7 +56,8 @@ class FasterRCNN(Detector):
     makes no anchor positive; in torchvision it makes all of them so that overlap it by nothing.
 
     Args:
-        backbone: Model or layer from images to a pyramid dictionary, with `feature_specs`.
+        backbone: Model or layer from images to a pyramid dictionary, with `feature_specs`. (Of a
+            functional model, an attribute put on it; the detector's configuration holds it too.)
         num_classes: Number K of classes; labels run from 0 to K - 1, all of them real classes.
         class_names: See `Detector`.
         image_size: See `Detector`.
@@ -74,7 +77,7 @@ class FasterRCNN(Detector):
         rpn_negative_iou: IoU below which an anchor is negative; between the two it is ignored.
         anchors_per_image: Anchors sampled for the losses.
         anchor_positive_fraction: Largest part of them that is positive.
-        roi_output_size: Bins along each side of a pooled region.
+        roi_output_size: Bins along each side of a pooled region, one positive integer.
         roi_sampling_ratio: See `kvision.ops.roi_align`.
         roi_aligned: See `kvision.ops.roi_align`. `True` is the more exact, `False` what
             torchvision's weights were trained with.
@@ -88,7 +91,7 @@ class FasterRCNN(Detector):
         box_regression_loss: `"smooth_l1"`, the paper's, or `"l2"`: the sum of squared
             differences, as simplified accounts of the paper have it.
         smooth_l1_beta: Where smooth L1 turns from square to linear, of both stages.
-        score_threshold: Detections score more than this.
+        score_threshold: Detections score more than this, a number in [0, 1].
         nms_threshold: IoU above which detections of one class are suppressed.
         max_detections: Detections of each image, padding included.
         seed: Integer, of the sampling.
@@ -175,69 +178,9 @@ class FasterRCNN(Detector):
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
         self.seed = seed
-        self._check_arguments()
+        check_arguments(self)
         self._build_layers()
         self.supports_jit = not native.use_native()
-
-    def _check_arguments(self):
-        if not hasattr(self.backbone, "feature_specs"):
-            raise ValueError(
-                "FasterRCNN: `backbone` must have `feature_specs`, as those of "
-                f"kvision.backbones. Received: {self.backbone!r}."
-            )
-        levels = list(self.backbone.feature_specs)
-        if len(self.anchor_sizes) < len(levels):
-            raise ValueError(
-                "FasterRCNN: `anchor_sizes` must have an entry for each level of the backbone, "
-                f"{levels}. Received: {len(self.anchor_sizes)}."
-            )
-        if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
-            raise ValueError(
-                "FasterRCNN: `anchor_sizes` must have as many sizes at each level. "
-                f"Received: {self.anchor_sizes}."
-            )
-        if self.box_regression_loss not in ("smooth_l1", "l2"):
-            raise ValueError(
-                "FasterRCNN: `box_regression_loss` must be 'smooth_l1' or 'l2'. "
-                f"Received: {self.box_regression_loss!r}."
-            )
-        for name in (
-            "rpn_pre_nms_top_n",
-            "rpn_pre_nms_top_n_train",
-            "rpn_post_nms_top_n",
-            "rpn_post_nms_top_n_train",
-            "anchors_per_image",
-            "rois_per_image",
-            "max_detections",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"FasterRCNN: `{name}` must be positive. Received: {getattr(self, name)}."
-                )
-        for name in (
-            "rpn_nms_threshold",
-            "rpn_positive_iou",
-            "rpn_negative_iou",
-            "anchor_positive_fraction",
-            "roi_positive_iou",
-            "roi_positive_fraction",
-            "crowd_overlap",
-            "nms_threshold",
-        ):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(
-                    f"FasterRCNN: `{name}` must be in [0, 1]. Received: {getattr(self, name)}."
-                )
-        if self.rpn_negative_iou > self.rpn_positive_iou:
-            raise ValueError(
-                "FasterRCNN: `rpn_negative_iou` must not exceed `rpn_positive_iou`. "
-                f"Received: {self.rpn_negative_iou} and {self.rpn_positive_iou}."
-            )
-        if self.smooth_l1_beta < 0:
-            raise ValueError(
-                "FasterRCNN: `smooth_l1_beta` must not be negative. "
-                f"Received: {self.smooth_l1_beta}."
-            )
 
     def _build_layers(self):
         specs = self.backbone.feature_specs
@@ -431,39 +374,12 @@ class FasterRCNN(Detector):
         return pyramid_anchors(image_size, sizes, self.anchor_sizes, self.aspect_ratios)
 
     def get_config(self):
-        names = (
-            "fpn_filters",
-            "anchor_sizes",
-            "aspect_ratios",
-            "rpn_pre_nms_top_n",
-            "rpn_pre_nms_top_n_train",
-            "rpn_post_nms_top_n",
-            "rpn_post_nms_top_n_train",
-            "rpn_nms_threshold",
-            "rpn_min_side",
-            "rpn_positive_iou",
-            "rpn_negative_iou",
-            "anchors_per_image",
-            "anchor_positive_fraction",
-            "roi_output_size",
-            "roi_sampling_ratio",
-            "roi_aligned",
-            "box_head_units",
-            "roi_positive_iou",
-            "rois_per_image",
-            "roi_positive_fraction",
-            "crowd_overlap",
-            "box_regression_loss",
-            "smooth_l1_beta",
-            "score_threshold",
-            "nms_threshold",
-            "max_detections",
-            "seed",
-        )
+        specs = self.backbone.feature_specs
         return {
             **super().get_config(),
             "backbone": keras.saving.serialize_keras_object(self.backbone),
-            **{name: getattr(self, name) for name in names},
+            "feature_specs": {name: list(spec) for name, spec in specs.items()},
+            **{name: getattr(self, name) for name in ARGUMENTS},
         }
 
     @classmethod
@@ -477,9 +393,13 @@ class FasterRCNN(Detector):
         Returns:
             A `FasterRCNN`.
         """
+        config = dict(config)
+        specs = config.pop("feature_specs")
         backbone = keras.saving.deserialize_keras_object(
             config["backbone"], custom_objects=custom_objects
         )
+        if not hasattr(backbone, "feature_specs"):  # put on a model whose class knows none
+            backbone.feature_specs = {name: FeatureSpec(*spec) for name, spec in specs.items()}
         return super().from_config({**config, "backbone": backbone})
 
 

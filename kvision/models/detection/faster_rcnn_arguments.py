@@ -1,0 +1,91 @@
+"""What the arguments of Faster R-CNN may be."""
+
+import math
+from numbers import Integral, Real
+
+
+def _is_integer(value, lowest=-math.inf):
+    return isinstance(value, Integral) and value >= lowest
+
+
+def _is_number(value, highest=math.inf):
+    return isinstance(value, Real) and math.isfinite(value) and 0 <= value <= highest
+
+
+def _are_positive(values):
+    return len(values) > 0 and all(_is_number(value) and value > 0 for value in values)
+
+
+_INTEGER = ("an integer", _is_integer)
+_POSITIVE_INTEGER = ("a positive integer", lambda value: _is_integer(value, 1))
+_COUNT = ("an integer, at least 0", lambda value: _is_integer(value, 0))
+_LENGTH = ("a finite number, at least 0", _is_number)
+_FRACTION = ("a number in [0, 1]", lambda value: _is_number(value, 1))
+_POSITIVE = ("positive numbers", _are_positive)
+_POSITIVE_OF_EACH_LEVEL = ("positive numbers", lambda levels: all(map(_are_positive, levels)))
+_SWITCH = ("True or False", lambda value: value in (True, False))
+_BOX_LOSS = ("'smooth_l1' or 'l2'", lambda value: value in ("smooth_l1", "l2"))
+
+ARGUMENTS = {
+    "fpn_filters": _POSITIVE_INTEGER,
+    "anchor_sizes": _POSITIVE_OF_EACH_LEVEL,
+    "aspect_ratios": _POSITIVE,
+    "rpn_pre_nms_top_n": _POSITIVE_INTEGER,
+    "rpn_pre_nms_top_n_train": _POSITIVE_INTEGER,
+    "rpn_post_nms_top_n": _POSITIVE_INTEGER,
+    "rpn_post_nms_top_n_train": _POSITIVE_INTEGER,
+    "rpn_nms_threshold": _FRACTION,
+    "rpn_min_side": _LENGTH,
+    "rpn_positive_iou": _FRACTION,
+    "rpn_negative_iou": _FRACTION,
+    "anchors_per_image": _POSITIVE_INTEGER,
+    "anchor_positive_fraction": _FRACTION,
+    "roi_output_size": _POSITIVE_INTEGER,
+    "roi_sampling_ratio": _COUNT,
+    "roi_aligned": _SWITCH,
+    "box_head_units": _POSITIVE_INTEGER,
+    "roi_positive_iou": _FRACTION,
+    "rois_per_image": _POSITIVE_INTEGER,
+    "roi_positive_fraction": _FRACTION,
+    "crowd_overlap": _FRACTION,
+    "box_regression_loss": _BOX_LOSS,
+    "smooth_l1_beta": _LENGTH,
+    "score_threshold": _FRACTION,
+    "nms_threshold": _FRACTION,
+    "max_detections": _POSITIVE_INTEGER,
+    "seed": _INTEGER,
+}
+"""Arguments that are no part of a `Detector`, each with what it must be, in words and as a test."""
+
+
+def check_arguments(model):
+    """Checks the attributes of a `FasterRCNN` that hold its arguments.
+
+    Args:
+        model: The model, before its layers are made.
+
+    Raises:
+        ValueError: For the first one outside its range, or that does not go with another.
+    """
+    if not hasattr(model.backbone, "feature_specs"):
+        _refuse(
+            "`backbone` must have `feature_specs`, as those of kvision.backbones", model.backbone
+        )
+    for name, (description, holds) in ARGUMENTS.items():
+        value = getattr(model, name)
+        if not holds(value):
+            _refuse(f"`{name}` must be {description}", value)
+    sizes, levels = model.anchor_sizes, list(model.backbone.feature_specs)
+    if len(sizes) < len(levels):
+        _refuse(f"`anchor_sizes` must have an entry for each of the backbone's {levels}", sizes)
+    if len({len(level) for level in sizes}) != 1:
+        _refuse("`anchor_sizes` must have as many sizes at each level", sizes)
+    if model.rpn_negative_iou > model.rpn_positive_iou:
+        _refuse(
+            f"`rpn_negative_iou` must not exceed `rpn_positive_iou`, {model.rpn_positive_iou}",
+            model.rpn_negative_iou,
+        )
+
+
+def _refuse(rule, value):
+    raise ValueError(f"FasterRCNN: {rule}. Received: {value!r}.")
