@@ -24,8 +24,8 @@ ALLOWED = {
     "data": {"boxes", "ops"},
     "visualization": {"boxes"},
 }
-# The one import upwards: `Model.export` opens `kvision.export` inside the method. And the one of the
-# compiled module.
+# The one import upwards, `Model.export` opening `kvision.export` inside the method, and the one of
+# the compiled module.
 DOORS = {("models/detection/detector.py", "export"), ("ops/native.py", "_C")}
 # Slow to import, or not installed everywhere: imported inside the functions that need them.
 DEFERRED = {
