@@ -35,6 +35,8 @@ class Detector(EvaluatedModel):
     with the prefix `val_`, in the history of `fit`:
     `ModelCheckpoint(path, monitor="val_AP50", mode="max")`. The losses are means over images.
 
+    Layers that are frozen (`trainable = False`) when the model is saved are so when it is loaded.
+
     Args:
         num_classes: Number of object classes; labels run from 0 to `num_classes - 1`, all of them
             real classes.
