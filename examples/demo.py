@@ -52,8 +52,25 @@ def scenes(split, count, seed):
     return kvision.data.digit_scenes(count, split=split, seed=seed, masks=False)
 
 
+class Progress(keras.callbacks.Callback):
+    """A bar while an epoch goes on; then one line with the parts of the loss and the AP."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.head = f"epoch {epoch + 1}/{self.params['epochs']}"
+
+    def on_train_batch_end(self, batch, logs=None):
+        done = 30 * (batch + 1) // self.params["steps"]
+        bar = "#" * done + "." * (30 - done)
+        print(f"\r{self.head} [{bar}] loss {logs['loss']:.3f}", end="", flush=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        parts = ", ".join(f"{name} {logs[name]:.3f}" for name in self.model.loss_names)
+        print(f"\r{self.head}: loss {logs['loss']:.3f} ({parts});", end=" ")
+        print(f"validation loss {logs['val_loss']:.3f}, AP50 {logs['val_AP50']:.3f}")
+
+
 def train(model, training, validation, epochs, batch_size=8):
-    """Fits the model; losses and the validation's AP are printed an epoch."""
+    """Fits the model, saying how it goes."""
     dataset = kvision.data.as_dataset(training, batch_size, shuffle=True, seed=0)
     steps = epochs * -(-len(training["images"]) // batch_size)
     warm_up = steps // 20
@@ -66,6 +83,8 @@ def train(model, training, validation, epochs, batch_size=8):
         validation_data=kvision.data.as_dataset(validation, 50).map(kvision.data.to_fit),
         epochs=epochs,
         shuffle=False,  # the data set shuffles
+        verbose=0,
+        callbacks=[Progress()],
     )
 
 
@@ -159,7 +178,7 @@ def main():
     test = scenes("test", 200, args.seed + 2000)
     images, targets = kvision.data.to_fit(test)
     metrics = model.evaluate(images, targets, batch_size=50, return_dict=True, verbose=0)
-    print("\n200 unseen scenes, digits written by other hands")
+    print("\n200 unseen scenes, digits written by other hands (nan: no digit is that large)")
     print_table(metrics)
 
     first = {name: value[:8] for name, value in targets.items()}
@@ -173,8 +192,8 @@ def main():
     model.save(args.out / "detector.keras")
     export_and_serve(model, images[:8], args.out)
     print(
-        f"\nAP50 {metrics['AP50']:.4f}; picture: {args.out / 'detections.png'}; "
-        f"{(time.perf_counter() - start) / 60:.1f} min"
+        f"\nAP50 {metrics['AP50']:.4f}; {(time.perf_counter() - start) / 60:.1f} min; picture, "
+        f"found boxes solid, true ones dashed: {args.out / 'detections.png'}"
     )
 
 

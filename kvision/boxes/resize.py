@@ -101,7 +101,7 @@ def resize_images(images, image_size, policy="letterbox", *, interpolation="bili
     so see equal pixels.
 
     Args:
-        images: TensorFlow tensor ``(h, w, C)`` or ``(B, h, w, C)``, uint8 or floating in 0..255, of
+        images: Tensor or array ``(h, w, C)`` or ``(B, h, w, C)``, uint8 or floating in 0..255, of
             any size known at run time.
         image_size: ``(H, W)``, two Python ints.
         policy: ``"letterbox"`` or ``"stretch"``.
@@ -120,6 +120,7 @@ def resize_images(images, image_size, policy="letterbox", *, interpolation="bili
             f"Received: {interpolation!r}."
         )
     picture = interpolation == "bilinear"
+    images = tf.convert_to_tensor(images)
     size = resized_size(tf.shape(images)[-3:-1], image_size, policy)
     resized = tf.image.resize(images, size, method=interpolation, antialias=picture)
     if picture and images.dtype.is_integer:

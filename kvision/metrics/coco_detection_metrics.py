@@ -115,7 +115,7 @@ def _evaluator():
     except ImportError as error:
         raise ImportError(
             "COCODetectionMetrics: the package `faster-coco-eval` is needed: "
-            "`pip install kvision[evaluation]`; or pass another `evaluator` to `compile`, "
+            "`pip install faster-coco-eval`; or pass another `evaluator` to `compile`, "
             "`()` for none."
         ) from error
     return COCO, COCOeval_faster

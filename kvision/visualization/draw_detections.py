@@ -78,7 +78,7 @@ def _figure_class():
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "draw_detections: the package `matplotlib` is needed: `pip install kvision[pictures]`."
+            "draw_detections: the package `matplotlib` is needed: `pip install matplotlib`."
         ) from error
     return Figure
 
