@@ -236,7 +236,8 @@ int main(int argc, char** argv) {
   TF_Session* session =
       TF_LoadSessionFromSavedModel(options, NULL, model, tags, 1, graph, meta_graph, status);
   if (strstr(TF_Message(status), "Kvision>"))
-    fail(EXIT_FAILED, "%s holds native ops: give kvision's _tf_ops.so as the third argument", model);
+    fail(EXIT_FAILED, "%s holds native ops: give kvision's _tf_ops.so as the third argument",
+         model);
   check(status, "loading the SavedModel");
 
   const TF_Output input =
