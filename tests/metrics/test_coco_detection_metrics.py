@@ -244,5 +244,5 @@ def test_missing_package_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_evaluator)
     metrics = COCODetectionMetrics()
-    with pytest.raises(ImportError, match=r"kvision\[evaluation\]"):
+    with pytest.raises(ImportError, match="pip install faster-coco-eval"):
         metrics.reset()

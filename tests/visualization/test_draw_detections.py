@@ -102,5 +102,5 @@ def test_missing_package_is_named(monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
-    with pytest.raises(ImportError, match=r"kvision\[pictures\]"):
+    with pytest.raises(ImportError, match="pip install matplotlib"):
         draw_detections(IMAGES)
