@@ -436,7 +436,7 @@ def test_the_raw_ops_refuse(op, changes, where):
         "graph": tf.function(lambda: op(**changes)),
         "graph without shapes": tf.function(lambda: op(of_unknown_shape, **changes)),
     }[where]
-    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match="roi_align|negative"):
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match="roi_align"):
         call()
 
 

@@ -134,8 +134,10 @@ absl::Status RoiAlignGradShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(CheckBoxShapes(c, 1, num_levels, &batch, &num_boxes));
   for (int64_t level = 0; level < num_levels; ++level) {
     ShapeHandle shape;
-    TF_RETURN_IF_ERROR(c->MakeShapeFromShapeTensor(4 + level, &shape));
-    TF_RETURN_IF_ERROR(c->WithRank(shape, 4, &shape));
+    if (!c->MakeShapeFromShapeTensor(4 + level, &shape).ok() ||
+        !c->WithRank(shape, 4, &shape).ok()) {
+      return Refuse("each of `feature_shapes` must hold four sizes, none of them negative.");
+    }
     c->set_output(level, shape);
   }
   return absl::OkStatus();
@@ -344,7 +346,9 @@ class RoiAlignGradOp : public RoiAlignKernel<T> {
                   Refuse("`feature_shapes` must be vectors. Received: ",
                          shapes[level].shape().DebugString(), "."));
       TensorShape shape;
-      OP_REQUIRES_OK(ctx, TensorShape::BuildTensorShape(shapes[level].vec<int64_t>(), &shape));
+      OP_REQUIRES(ctx, TensorShape::BuildTensorShape(shapes[level].vec<int64_t>(), &shape).ok(),
+                  Refuse("`feature_shapes` must hold no negative size. Received: ",
+                         shapes[level].SummarizeValue(4), "."));
       OP_REQUIRES_OK(ctx, this->CheckLevel(shape, parameters, parameters.channels));
       Tensor* gradient;
       OP_REQUIRES_OK(ctx, gradients.allocate(level, shape, &gradient));
