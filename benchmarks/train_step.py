@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from tests.golden.seeded_weights import seeded_state_dict  # noqa: E402
 
 IMAGES, SIDE, BOXES, CLASSES, THREADS = 2, 320, 8, 90, 2
-RPN_NMS_THRESHOLD = 0.9  # At 0.7 fewer than 2,000 proposals of random weights survive.
+RPN_NMS_THRESHOLD = 0.9  # At it 2,000 proposals of random weights survive.
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9
 
 
