@@ -1,16 +1,9 @@
-"""Pure tensor math of boxes: anchors, codes, overlaps, matching, sampling, resizing."""
+"""Pure tensor math of boxes: anchors, codes, sampling, resizing."""
 
 from kvision.boxes.anchors import cell_anchors, grid_anchors, pyramid_anchors
 from kvision.boxes.coder import MAX_LOG_SCALE, decode_boxes, encode_boxes
 from kvision.boxes.gather import gather_rows
-from kvision.boxes.geometry import (
-    box_area,
-    clip_boxes,
-    pairwise_intersection,
-    pairwise_iou,
-    shortest_side,
-)
-from kvision.boxes.matching import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
+from kvision.boxes.geometry import clip_boxes, shortest_side
 from kvision.boxes.resize import (
     PADDING_COLOR,
     RESIZE_POLICIES,
@@ -27,13 +20,9 @@ from kvision.boxes.sampling import (
 )
 
 __all__ = [
-    "IGNORED",
     "MAX_LOG_SCALE",
-    "NEGATIVE",
     "PADDING_COLOR",
-    "POSITIVE",
     "RESIZE_POLICIES",
-    "box_area",
     "cell_anchors",
     "clip_boxes",
     "decode_boxes",
@@ -41,11 +30,7 @@ __all__ = [
     "gather_rows",
     "grid_anchors",
     "image_fingerprints",
-    "match",
-    "match_boxes",
     "mix_bits",
-    "pairwise_intersection",
-    "pairwise_iou",
     "pyramid_anchors",
     "resize_boxes",
     "resize_images",

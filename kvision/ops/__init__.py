@@ -6,8 +6,24 @@ XLA unless a layer refuses, and what XLA compiles runs through the slower `keras
 
 from kvision.ops import native
 from kvision.ops.batched_nms import batched_nms
+from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
+from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.multiscale_roi_align import multiscale_roi_align
 from kvision.ops.nms import nms
 from kvision.ops.roi_align import roi_align
 
-__all__ = ["batched_nms", "multiscale_roi_align", "native", "nms", "roi_align"]
+__all__ = [
+    "IGNORED",
+    "IOU_KINDS",
+    "NEGATIVE",
+    "POSITIVE",
+    "batched_nms",
+    "elementwise_iou",
+    "match",
+    "match_boxes",
+    "multiscale_roi_align",
+    "native",
+    "nms",
+    "pairwise_iou",
+    "roi_align",
+]

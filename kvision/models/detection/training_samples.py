@@ -8,15 +8,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from kvision.boxes import (
-    NEGATIVE,
-    POSITIVE,
-    encode_boxes,
-    gather_rows,
-    match_boxes,
-    sample_candidates,
-    sampling_keys,
-)
+from kvision.boxes import encode_boxes, gather_rows, sample_candidates, sampling_keys
+from kvision.ops import NEGATIVE, POSITIVE, match_boxes
 
 ANCHOR_STREAM, REGION_STREAM = 1, 2
 """Streams of `kvision.boxes.sampling_keys`."""
@@ -87,8 +80,8 @@ def sample_boxes(
         num_samples: Positive int.
         positive_fraction: Number in [0, 1].
         code_weights: Of `kvision.boxes.encode_boxes`.
-        crowd_overlap: Of `kvision.boxes.match_boxes`.
-        **thresholds: Of `kvision.boxes.match`.
+        crowd_overlap: Of `kvision.ops.match_boxes`.
+        **thresholds: Of `kvision.ops.match`.
 
     Returns:
         `Samples`, without gradient.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kvision.boxes import match, match_boxes
+from kvision.ops import match, match_boxes
 
 QUALITY = np.array(
     [
@@ -102,7 +102,7 @@ def looped(candidates, boxes, valid, high, low):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_match_boxes_equals_a_loop(shared):
+def test_match_boxes_equals_a_loop(implementation, shared):
     rng = np.random.default_rng(1)
     boxes, valid = random_boxes(rng, 3, 5), rng.random((3, 5)) < 0.7
     valid[2] = False
@@ -122,7 +122,7 @@ def test_match_boxes_equals_a_loop(shared):
         assert actual[b].tolist() == looped(own, boxes[b], valid[b], 0.6, 0.3)
 
 
-def test_negatives_in_crowd_are_ignored_and_positives_are_not():
+def test_negatives_in_crowd_are_ignored_and_positives_are_not(implementation):
     boxes = np.array([[(0, 0, 20, 20), (10, 0, 50, 20), (0, 0, 9, 9)]], "float32")
     valid = np.array([[True, False, False]])
     crowd = np.array([[False, True, False]])

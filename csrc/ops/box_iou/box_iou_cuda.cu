@@ -1,0 +1,188 @@
+// A thread a pair going forward; going back a warp a box of boxes1 and a thread a box of boxes2,
+// each the only one to write its gradient, summed in one order.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "common/launch.cuh"
+#include "ops/box_iou/box_iou.h"
+
+#define KVISION_ISA device
+#include "ops/box_iou/box_iou_pair.inc"
+#undef KVISION_ISA
+
+namespace kvision {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kWarp = 32;
+
+template <typename F>
+__device__ inline device::IouBox<F> ReadBox(const F* boxes, int64_t index, bool with_angle) {
+  const F x1 = boxes[4 * index], y1 = boxes[4 * index + 1];
+  const F x2 = boxes[4 * index + 2], y2 = boxes[4 * index + 3];
+  const F width = x2 > x1 ? x2 - x1 : F(0), height = y2 > y1 ? y2 - y1 : F(0);
+  const F area = width * height;
+  const F not_finite = (x1 - x1) + (y1 - y1) + (x2 - x2) + (y2 - y2) + (area - area);
+  return {x1, y1, x2, y2, area + not_finite, with_angle ? atan2(width, height) : F(0)};
+}
+
+template <IouKind kKind, typename F>
+__global__ void ForwardKernel(BoxIouParameters p, const F* __restrict__ boxes1,
+                              const F* __restrict__ boxes2, F* __restrict__ output, int64_t total) {
+  constexpr bool kAngle = kKind == IouKind::kCiou;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
+       i += step) {
+    int64_t first = i, second = i;
+    if (p.pairwise) {
+      first = i / p.num_boxes2;
+      second = first / p.num_boxes1 * p.num_boxes2 + i % p.num_boxes2;
+    }
+    output[i] =
+        device::IouPair<kKind, F>(ReadBox(boxes1, first, kAngle), ReadBox(boxes2, second, kAngle))
+            .Value();
+  }
+}
+
+template <IouKind kKind, typename F>
+__global__ void ElementwiseBackwardKernel(const F* __restrict__ upstream,
+                                          const F* __restrict__ boxes1,
+                                          const F* __restrict__ boxes2, F* __restrict__ gradient1,
+                                          F* __restrict__ gradient2, int64_t total) {
+  constexpr bool kAngle = kKind == IouKind::kCiou;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
+       i += step) {
+    const device::IouBox<F> a = ReadBox(boxes1, i, kAngle), b = ReadBox(boxes2, i, kAngle);
+    F sums1[4] = {}, sums2[4] = {};
+    device::AddIouGradient<kKind>(a, b, upstream[i], sums1);
+    device::AddIouGradient<kKind>(b, a, upstream[i], sums2);
+    for (int corner = 0; corner < 4; ++corner) {
+      gradient1[4 * i + corner] = sums1[corner];
+      gradient2[4 * i + corner] = sums2[corner];
+    }
+  }
+}
+
+template <IouKind kKind, typename F>
+__global__ void FirstBackwardKernel(BoxIouParameters p, const F* __restrict__ upstream,
+                                    const F* __restrict__ boxes1, const F* __restrict__ boxes2,
+                                    F* __restrict__ gradient) {
+  constexpr bool kAngle = kKind == IouKind::kCiou;
+  const int64_t total = p.batch * p.num_boxes1;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * (kThreads / kWarp);
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t own = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
+       own < total; own += step) {
+    const device::IouBox<F> a = ReadBox(boxes1, own, kAngle);
+    const int64_t first = own / p.num_boxes1 * p.num_boxes2;
+    F sums[4] = {};
+    for (int64_t j = lane; j < p.num_boxes2; j += kWarp) {
+      device::AddIouGradient<kKind>(a, ReadBox(boxes2, first + j, kAngle),
+                                    upstream[own * p.num_boxes2 + j], sums);
+    }
+    for (int corner = 0; corner < 4; ++corner) {
+      for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+        sums[corner] += __shfl_down_sync(0xffffffffu, sums[corner], offset);
+      }
+      if (lane == 0) gradient[4 * own + corner] = sums[corner];
+    }
+  }
+}
+
+template <IouKind kKind, typename F>
+__global__ void SecondBackwardKernel(BoxIouParameters p, const F* __restrict__ upstream,
+                                     const F* __restrict__ boxes1, const F* __restrict__ boxes2,
+                                     F* __restrict__ gradient) {
+  constexpr bool kAngle = kKind == IouKind::kCiou;
+  const int64_t total = p.batch * p.num_boxes2;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t own = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; own < total;
+       own += step) {
+    const device::IouBox<F> b = ReadBox(boxes2, own, kAngle);
+    const int64_t first = own / p.num_boxes2 * p.num_boxes1;
+    F sums[4] = {};
+    for (int64_t i = 0; i < p.num_boxes1; ++i) {
+      device::AddIouGradient<kKind>(b, ReadBox(boxes1, first + i, kAngle),
+                                    upstream[(first + i) * p.num_boxes2 + own % p.num_boxes2],
+                                    sums);
+    }
+    for (int corner = 0; corner < 4; ++corner) gradient[4 * own + corner] = sums[corner];
+  }
+}
+
+unsigned BlocksFor(int64_t total, int64_t per_block) {
+  constexpr int64_t kMostBlocks = 1 << 20;
+  return static_cast<unsigned>(std::min((total + per_block - 1) / per_block, kMostBlocks));
+}
+
+// Calls launch(std::integral_constant<IouKind, kind>).
+template <typename Launch>
+void WithKind(IouKind kind, const Launch& launch) {
+  switch (kind) {
+    case IouKind::kIou:
+      return launch(std::integral_constant<IouKind, IouKind::kIou>());
+    case IouKind::kGiou:
+      return launch(std::integral_constant<IouKind, IouKind::kGiou>());
+    case IouKind::kDiou:
+      return launch(std::integral_constant<IouKind, IouKind::kDiou>());
+    case IouKind::kCiou:
+      return launch(std::integral_constant<IouKind, IouKind::kCiou>());
+  }
+}
+
+}  // namespace
+
+template <typename F>
+const char* BoxIouForwardCuda(const BoxIouParameters& p, const F* boxes1, const F* boxes2,
+                              F* output, void* stream) {
+  const int64_t total = p.batch * p.num_boxes1 * (p.pairwise ? p.num_boxes2 : 1);
+  if (total == 0) return nullptr;
+  WithKind(p.kind, [&](auto kind) {
+    ForwardKernel<decltype(kind)::value, F>
+        <<<BlocksFor(total, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+            p, boxes1, boxes2, output, total);
+  });
+  return LastCudaError();
+}
+
+template <typename F>
+const char* BoxIouBackwardCuda(const BoxIouParameters& p, const F* output_gradient, const F* boxes1,
+                               const F* boxes2, F* gradient1, F* gradient2, void* stream) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  const int64_t total1 = p.batch * p.num_boxes1, total2 = p.batch * p.num_boxes2;
+  WithKind(p.kind, [&](auto kind) {
+    constexpr IouKind kKind = decltype(kind)::value;
+    if (!p.pairwise) {
+      if (total1 == 0) return;
+      ElementwiseBackwardKernel<kKind, F>
+          <<<BlocksFor(total1, kThreads), kThreads, 0, cuda_stream>>>(
+              output_gradient, boxes1, boxes2, gradient1, gradient2, total1);
+      return;
+    }
+    if (total1 > 0) {
+      FirstBackwardKernel<kKind, F>
+          <<<BlocksFor(total1, kThreads / kWarp), kThreads, 0, cuda_stream>>>(
+              p, output_gradient, boxes1, boxes2, gradient1);
+    }
+    if (total2 > 0) {
+      SecondBackwardKernel<kKind, F><<<BlocksFor(total2, kThreads), kThreads, 0, cuda_stream>>>(
+          p, output_gradient, boxes1, boxes2, gradient2);
+    }
+  });
+  return LastCudaError();
+}
+
+#define KVISION_BOX_IOU(F)                                                                   \
+  template const char* BoxIouForwardCuda<F>(const BoxIouParameters&, const F*, const F*, F*, \
+                                            void*);                                          \
+  template const char* BoxIouBackwardCuda<F>(const BoxIouParameters&, const F*, const F*,    \
+                                             const F*, F*, F*, void*);
+KVISION_BOX_IOU(float)
+KVISION_BOX_IOU(double)
+#undef KVISION_BOX_IOU
+
+}  // namespace kvision
