@@ -4,10 +4,10 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "common/threads.h"
 #include "ops/batched_nms/batched_nms.h"
 #include "ops/nms/nms.h"
 #include "python/binding.h"
-#include "python/parallel.h"
 
 namespace kvision {
 namespace {

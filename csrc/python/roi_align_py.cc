@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "common/threads.h"
 #include "ops/roi_align/roi_align.h"
 #include "python/binding.h"
-#include "python/parallel.h"
 
 namespace kvision {
 namespace {
