@@ -5,10 +5,10 @@
 #include <tuple>
 #include <vector>
 
+#include "common/threads.h"
 #include "fuzz/greedy.h"
 #include "fuzz/input.h"
 #include "ops/batched_nms/batched_nms.h"
-#include "python/parallel.h"
 
 using kvision::BatchedNmsAttributes;
 using kvision::BatchedNmsShape;
