@@ -4,7 +4,7 @@
 #include "ops/box_iou/box_iou.h"
 #include "python/arrays.h"
 #include "python/binding.h"
-#include "python/parallel.h"
+#include "common/threads.h"
 
 namespace kvision {
 namespace {

@@ -2,7 +2,7 @@
 #include "ops/match_boxes/match_boxes.h"
 #include "python/arrays.h"
 #include "python/binding.h"
-#include "python/parallel.h"
+#include "common/threads.h"
 
 namespace kvision {
 namespace {

@@ -40,7 +40,7 @@ def match(quality, valid, *, positive_threshold, negative_threshold, allow_low_q
         quality, [(0, 0)] * (len(quality.shape) - 2) + [(0, 1), (0, 0)], "constant", -1
     )
     matches = ops.cast(ops.argmax(quality, axis=-2), "int32")
-    best = ops.max(quality, axis=-2)
+    best = ops.max(quality, axis=-2, initial=-1.0)
     status = ops.where(best < negative_threshold, NEGATIVE, IGNORED)
     positive = best >= positive_threshold
     if allow_low_quality:
@@ -191,6 +191,11 @@ def _reference(candidates, boxes, valid, crowd, *, crowd_overlap, **thresholds):
     shared = candidates.shape[0] == 1
     if not shared:
         per_image["candidates"] = candidates
+    # One more image: a loop over none has no result to take a shape from.
+    per_image = {
+        name: ops.pad(values, [(0, 1)] + [(0, 0)] * (len(values.shape) - 1))
+        for name, values in per_image.items()
+    }
 
     def match_image(image):
         own = candidates[0] if shared else image["candidates"]
@@ -202,7 +207,8 @@ def _reference(candidates, boxes, valid, crowd, *, crowd_overlap, **thresholds):
         inside = ops.any(inside, axis=0) & (status == NEGATIVE)
         return matches, ops.where(inside, IGNORED, status)
 
-    return ops.map(match_image, per_image)
+    matches, status = ops.map(match_image, per_image)
+    return matches[:-1], status[:-1]
 
 
 def _area(boxes):

@@ -69,6 +69,8 @@ class Variant:
         outputs: Shapes of outputs that differ from the table's.
         without: Inputs that are left out.
         nonempty: Axes that must not be of size 0 in this variant.
+        has_slopes: Whether the gradient is the slope of the result; false where the op holds a
+            part of it constant on purpose, and has a test of its own for that.
     """
 
     arguments: Mapping[str, object] = dataclasses.field(default_factory=dict)
@@ -76,6 +78,7 @@ class Variant:
     outputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     without: Sequence[str] = ()
     nonempty: Sequence[str] = ()
+    has_slopes: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,17 @@ import pytest
 from keras import ops
 
 from kvision.ops import match, match_boxes
+from kvision.testing import (
+    Input,
+    Invalid,
+    KernelCall,
+    OpContract,
+    OpTests,
+    Output,
+    RawOp,
+    Variant,
+    draws,
+)
 
 QUALITY = np.array(
     [
@@ -66,6 +77,100 @@ def test_ground_truth_without_overlap_makes_nothing_positive():
         allow_low_quality=True,
     )
     assert actual == [-1, 1, -1]
+
+
+BOXES = Input("batch num_boxes 4", draws.boxes(), "float32")
+VALID = Input("batch num_boxes", draws.booleans(0.8), "bool")
+CROWD = Input("batch num_boxes", draws.booleans(0.2), "bool")
+CANDIDATES = Input("batch num_candidates 4", draws.boxes(), "float32")
+OUTPUTS = {
+    "matches": Output("batch num_candidates", "int32"),
+    "status": Output("batch num_candidates", "int32"),
+}
+THRESHOLDS = {"positive_threshold": 0.5, "negative_threshold": 0.3}
+
+
+def kernels(inputs, arguments, output_gradients):
+    crowd = inputs.get("crowd", np.zeros_like(inputs["valid"]))
+    candidates = inputs["candidates"].reshape(-1, inputs["candidates"].shape[-2], 4)
+    given = {**inputs, **arguments, "crowd": crowd, "candidates": candidates}
+    return [KernelCall("match_boxes", given, {0: "matches", 1: "status"})]
+
+
+class TestMatchBoxes(OpTests):
+    contract = OpContract(
+        name="match_boxes",
+        function=match_boxes,
+        inputs={
+            "candidates": Input("batch num_candidates 4", draws.boxes()),
+            "boxes": Input("batch num_boxes 4", draws.boxes()),
+            "valid": VALID,
+            "crowd": CROWD,
+        },
+        outputs=OUTPUTS,
+        computes_in="float32",
+        arguments={**THRESHOLDS, "allow_low_quality": True},
+        sizes={"batch": 2, "num_candidates": 9, "num_boxes": 4},
+        variants={
+            "candidates of each image": Variant(),
+            "shared candidates": Variant(axes={"candidates": "num_candidates 4"}),
+            "no crowd": Variant({"allow_low_quality": False}, without=("crowd",)),
+        },
+        invalid=(
+            Invalid({"positive_threshold": 0.1}, "`positive_threshold` must be at least"),
+            Invalid({"positive_threshold": np.nan}, "`positive_threshold` must be at least"),
+            Invalid({"candidates": np.ones((9, 5), "float32")}, "`candidates` must have shape"),
+            Invalid({"candidates": np.ones((3, 9, 4), "float32")}, "the same batch size"),
+            Invalid(
+                {"candidates": np.ones((2, 9, 4), int)}, "`candidates` must be floating", TypeError
+            ),
+            Invalid({"boxes": np.ones((4, 4), "float32")}, "`boxes` must have shape"),
+            Invalid({"valid": np.ones((2, 3), bool)}, "`valid` must have shape"),
+            Invalid({"crowd": np.ones(4, bool)}, "`crowd` must have shape"),
+        ),
+        raw=(
+            RawOp(
+                name="match_boxes",
+                op="kvision_match_boxes",
+                inputs={"boxes": BOXES, "valid": VALID, "crowd": CROWD, "candidates": CANDIDATES},
+                outputs=OUTPUTS,
+                arguments=THRESHOLDS,
+                dtypes=("float32",),
+                variants={
+                    "candidates of each image": Variant(),
+                    "shared candidates": Variant(axes={"candidates": "1 num_candidates 4"}),
+                },
+                invalid=(
+                    Invalid({"boxes": np.ones((3, 3, 3), "float32")}, "`boxes` must have shape"),
+                    Invalid({"valid": np.ones((3, 2), bool)}, "`valid` .* where num_boxes is 3"),
+                    Invalid({"crowd": np.ones(3, bool)}, "`crowd` must have shape"),
+                    Invalid(
+                        {"candidates": np.ones((2, 3, 4), "float32")},
+                        r"`candidates` must have shape \(batch or 1, num_candidates, 4\)",
+                    ),
+                    Invalid(
+                        {"positive_threshold": 0.1},
+                        "`positive_threshold` must be at least",
+                        static=False,
+                    ),
+                ),
+                fuzzed_arguments={
+                    "positive_threshold": (0.7, 0.0, np.inf, np.nan),
+                    "negative_threshold": (0.3, 0.7, -1.0, -np.inf, np.nan),
+                    "allow_low_quality": (True, False),
+                    "crowd_overlap": (0.7, 0.0, -1.0, np.nan),
+                },
+            ),
+        ),
+        kernels=kernels,
+        kernel_sizes={"num_candidates": 3000, "num_boxes": 40},
+        fuzzed_arguments={
+            "positive_threshold": (0.7, 0.0, np.inf, np.nan),
+            "negative_threshold": (0.3, 0.7, -1.0),
+            "allow_low_quality": (True, False),
+            "crowd_overlap": (0.7, 0.0, -1.0),
+        },
+    )
 
 
 def random_boxes(rng, *shape):

@@ -31,7 +31,10 @@ float Area(float x1, float y1, float x2, float y2) {
   return (x2 > x1 ? x2 - x1 : 0.0f) * (y2 > y1 ? y2 - y1 : 0.0f);
 }
 
+// An empty box in place of one with a corner that is NaN, which is to meet nothing.
 MatchedBox BoxAt(const float* box) {
+  const bool real = box[0] == box[0] && box[1] == box[1] && box[2] == box[2] && box[3] == box[3];
+  if (!real) return {};
   return {box[0], box[1], box[2], box[3], Area(box[0], box[1], box[2], box[3])};
 }
 
@@ -57,7 +60,7 @@ void Fill(const float* candidates, int64_t size, CandidateBlock* block) {
   block->size = size;
 }
 
-// Whether a candidate of the block may meet the box. One with a NaN corner meets nothing.
+// Whether a candidate of the block may meet the box.
 bool MayMeet(const CandidateBlock& block, const MatchedBox& box) {
   return block.around.x1 < box.x2 && block.around.y1 < box.y2 && box.x1 < block.around.x2 &&
          box.y1 < block.around.y2;

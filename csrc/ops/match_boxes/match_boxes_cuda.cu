@@ -24,9 +24,11 @@ __device__ inline float Area(float x1, float y1, float x2, float y2) {
   return __fmul_rn(x2 > x1 ? x2 - x1 : 0.0f, y2 > y1 ? y2 - y1 : 0.0f);
 }
 
+// An empty box in place of one with a corner that is NaN, which is to meet nothing.
 __device__ inline MatchedBox ReadBox(const float* boxes, int64_t index) {
   const float x1 = boxes[4 * index], y1 = boxes[4 * index + 1];
   const float x2 = boxes[4 * index + 2], y2 = boxes[4 * index + 3];
+  if (!(x1 == x1 && y1 == y1 && x2 == x2 && y2 == y2)) return {};
   return {x1, y1, x2, y2, Area(x1, y1, x2, y2)};
 }
 
