@@ -1,22 +1,14 @@
 """Non-maximum suppression on the CPU, against torchvision's and TensorFlow's.
 
-torchvision runs in a process and an environment of its own; the sides take turns on the same
-input, with two threads each, so that whatever else the machine does falls on all of them. The
-indices must be equal where the libraries decide alike. Printed are medians and ratios.
+The indices must be equal. How it is measured: `_versus.py`.
 
     python benchmarks/nms.py --peer PATH/TO/PYTHON/WITH/TORCHVISION
 """
 
-import argparse
-import os
-import statistics
-import subprocess
-import sys
-import time
-
 import numpy as np
+from _versus import Workload, main, order_checksum
 
-THREADS, IOU_THRESHOLD, SCORE_THRESHOLD, IMAGE = 2, 0.5, 0.05, 1000
+IOU_THRESHOLD, SCORE_THRESHOLD, IMAGE = 0.5, 0.05, 1000
 
 
 def uniform(size):
@@ -49,141 +41,62 @@ def batch(images, size, classes):
     return boxes.reshape(images, size, 1, 4), scores
 
 
-WORKLOADS = {
-    "nms, 10,000 uniform": lambda: uniform(10_000),
-    "nms, 10,000 clustered": lambda: clustered(10_000),
-    "nms, 10,000 uniform, one image-sized": lambda: with_image_box(10_000),
-    "nms, 2,000 uniform": lambda: uniform(2_000),
-    "batched_nms, 8 x 2,000 x 80": lambda: batch(8, 2_000, 80),
-}
+def kvision(boxes, scores):
+    """Indices of the boxes kept."""
+    from kvision.ops import nms
+
+    return nms(boxes, scores, iou_threshold=IOU_THRESHOLD)
 
 
-def peer():
-    """Runs the workloads named on standard input; answers milliseconds and a checksum."""
-    import torch
+def tensorflow(boxes, scores):
+    """The same from TensorFlow."""
+    import tensorflow as tf
+
+    return tf.image.non_max_suppression(boxes, scores, tf.shape(scores)[0], IOU_THRESHOLD)
+
+
+def torchvision(boxes, scores):
+    """The same from torchvision."""
     from torchvision.ops import nms
 
-    torch.set_num_threads(THREADS)
-    for name in map(str.strip, sys.stdin):
-        boxes, scores = map(torch.from_numpy, WORKLOADS[name]())
-        milliseconds, kept = timed(lambda: nms(boxes, scores, IOU_THRESHOLD))  # noqa: B023
-        print(milliseconds, checksum(kept.numpy()), flush=True)
+    return nms(boxes, scores, IOU_THRESHOLD)
 
 
-def timed(function):
-    """Milliseconds of one call, and its result."""
-    start = time.perf_counter()
-    result = function()
-    return 1e3 * (time.perf_counter() - start), result
+def kvision_batched(boxes, scores):
+    """Boxes and scores of the detections."""
+    from kvision.ops import batched_nms
+
+    found = batched_nms(
+        boxes[:, :, 0], scores, iou_threshold=IOU_THRESHOLD, score_threshold=SCORE_THRESHOLD
+    )
+    return found["boxes"], found["scores"]
 
 
-def checksum(indices):
-    """A number that depends on the values and their order."""
-    return int(np.sum(np.arange(1, len(indices) + 1) * np.asarray(indices, "int64")))
-
-
-def sides():
-    """The functions of this process, by workload kind and library."""
+def tensorflow_batched(boxes, scores):
+    """The same from TensorFlow, which has no indices."""
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-    tf.config.threading.set_inter_op_parallelism_threads(THREADS)
-    from kvision.ops import batched_nms, native, nms
-
-    native.load_ops()
-
-    def compiled(function):
-        return tf.function(function, autograph=False)
-
-    return {
-        "nms": {
-            "kvision": compiled(lambda b, s: nms(b, s, iou_threshold=IOU_THRESHOLD)),
-            "TensorFlow": compiled(
-                lambda b, s: tf.image.non_max_suppression(b, s, tf.shape(s)[0], IOU_THRESHOLD)
-            ),
-        },
-        "batched_nms": {
-            "kvision": compiled(
-                lambda b, s: batched_nms(
-                    b[:, :, 0], s, iou_threshold=IOU_THRESHOLD, score_threshold=SCORE_THRESHOLD
-                )["scores"]
-            ),
-            "TensorFlow": compiled(
-                lambda b, s: (
-                    tf.image.combined_non_max_suppression(
-                        b, s, 100, 100, IOU_THRESHOLD, SCORE_THRESHOLD, clip_boxes=False
-                    ).nmsed_scores
-                )
-            ),
-        },
-    }
+    found = tf.image.combined_non_max_suppression(
+        boxes, scores, 100, 100, IOU_THRESHOLD, SCORE_THRESHOLD, clip_boxes=False
+    )
+    return found.nmsed_boxes, found.nmsed_scores
 
 
-def measure(name, functions, ask_peer, rounds):
-    """Medians in milliseconds of one workload, by library."""
-    import tensorflow as tf
-
-    boxes, scores = map(tf.constant, WORKLOADS[name]())
-    times = {library: [] for library in functions}
-    for _ in range(rounds + 1):  # the first round compiles
-        results = {}
-        for library, function in functions.items():
-            milliseconds, result = timed(lambda: function(boxes, scores).numpy())  # noqa: B023
-            times[library].append(milliseconds)
-            results[library] = result
-        if name.startswith("nms"):
-            milliseconds, sum_of_peer = ask_peer(name)
-            times.setdefault("torchvision", []).append(milliseconds)
-            if checksum(results["kvision"]) != sum_of_peer:
-                raise AssertionError(f"{name}: kvision and torchvision keep different boxes")
-        elif not np.array_equal(results["kvision"], results["TensorFlow"]):
-            raise AssertionError(f"{name}: kvision and TensorFlow differ")
-    return {library: statistics.median(values[1:]) for library, values in times.items()}
-
-
-def main():
-    """Measures every workload and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--peer", help="Python of an environment with torchvision")
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    if arguments.peer is None:
-        return peer()
-
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    with subprocess.Popen(
-        [arguments.peer, __file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-
-        def ask_peer(name):
-            print(name, file=process.stdin, flush=True)
-            milliseconds, sum_of_peer = process.stdout.readline().split()
-            return float(milliseconds), int(sum_of_peer)
-
-        functions = sides()
-        print("| work | kvision ms | torchvision ms | TensorFlow ms | ratios |")
-        print("|---|---|---|---|---|")
-        for name in WORKLOADS:
-            kind = name.split(",")[0]
-            medians = measure(name, functions[kind], ask_peer, arguments.rounds)
-            own = medians["kvision"]
-            cells = [
-                f"{medians[library]:.2f}" if library in medians else "-"
-                for library in ("kvision", "torchvision", "TensorFlow")
-            ]
-            ratios = [
-                f"{medians[library] / own:.1f}x {library}"
-                for library in ("torchvision", "TensorFlow")
-                if library in medians
-            ]
-            print(f"| {name} | {' | '.join(cells)} | {', '.join(ratios)} |", flush=True)
-        process.stdin.close()
-    return None
+def one_set(inputs):
+    """A workload of `nms`."""
+    return Workload(inputs, kvision, tensorflow, torchvision, checksum=order_checksum)
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__.partition("\n")[0],
+        {
+            "nms, 10,000 uniform": one_set(lambda: uniform(10_000)),
+            "nms, 10,000 clustered": one_set(lambda: clustered(10_000)),
+            "nms, 10,000 uniform, one image-sized": one_set(lambda: with_image_box(10_000)),
+            "nms, 2,000 uniform": one_set(lambda: uniform(2_000)),
+            "batched_nms, 8 x 2,000 x 80": Workload(
+                lambda: batch(8, 2_000, 80), kvision_batched, tensorflow_batched
+            ),
+        },
+    )
