@@ -1,8 +1,9 @@
 """Timing against peers: the sides take turns in one run.
 
-So whatever else the machine does falls on all of them. kvision and TensorFlow run in this process, torchvision in one of its own with its own environment,
-all with two threads. A benchmark is a file that calls `main` with its workloads. What the sides
-return has to agree, or the run ends. Printed are medians and ratios.
+So whatever else the machine does falls on all of them. kvision and TensorFlow run in this process,
+torchvision in one of its own with its own environment, all with two threads. A benchmark is a file
+that calls `main` with its workloads. What the sides return has to agree, or the run ends. Printed
+are medians and ratios.
 
     python benchmarks/<file>.py --peer PATH/TO/PYTHON/WITH/TORCHVISION
 """
@@ -198,6 +199,7 @@ def _compare_memory(name, work, peer):
 def _print_memory(workloads, library, name):
     work = workloads[name]
     function = _peer_side(work) if library == "torchvision" else _own_sides(work)[library]
+    function()  # compiles
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status("VmRSS")
     function()
