@@ -19,6 +19,7 @@ from tests.conformance import overlaps, pyramids, regions, suppression
 from tests.conformance.asking import PEERS, ask
 from tests.conformance.comparison import compare, table
 
+ROWS = (*regions.ROWS, *pyramids.ROWS, *suppression.ROWS, *overlaps.ROWS)
 # The share of the calls that each answers: eager `keras.ops` take a hundred times as long.
 IMPLEMENTATIONS = {"native": 1.0, "reference": 0.1}
 
@@ -28,11 +29,7 @@ def main():
     pythons = {"tensorflow": sys.executable, "keras": sys.executable} | {
         peer: getattr(arguments, peer) for peer in ("torchvision", "addons", "keras_cv")
     }
-    rows = [
-        row
-        for row in (*regions.ROWS, *pyramids.ROWS, *suppression.ROWS, *overlaps.ROWS)
-        if pythons[row.peer] and arguments.only in row.function
-    ]
+    rows = [row for row in ROWS if pythons[row.peer] and arguments.only in row.function]
     calls = {row.function: draw(row, arguments) for row in rows}
     answers = {}
     for peer in PEERS:
@@ -46,6 +43,9 @@ def main():
     results = [(row, outcomes(row, calls[row.function], answers[row.function])) for row in rows]
     print(f"kvision {kvision.__version__}: compared in {time.perf_counter() - start:.0f} s\n")
     print(table(results))
+    print(
+        "\nA case is a box, a pair, a set of boxes or an image. Exceptions: what explains how many."
+    )
     return report(results)
 
 

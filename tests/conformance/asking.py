@@ -20,6 +20,11 @@ PEERS = {
 }
 
 
+def script(peer):
+    """The path of a peer's side."""
+    return _SCRIPTS / PEERS[peer]
+
+
 def ask(peer, python, calls):
     """The versions of a peer's packages, and its answers to `{function: [call, ...]}`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -33,8 +38,8 @@ def ask(peer, python, calls):
                 for name, value in call.items()
             },
         )
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
-        command = [python, str(_SCRIPTS / PEERS[peer]), str(questions), str(answers)]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+        command = [python, str(script(peer)), str(questions), str(answers)]
         subprocess.run(command, check=True, env=environment)
         with np.load(answers) as file:
             versions = str(file["versions"])

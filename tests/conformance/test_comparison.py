@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from tests.conformance.__main__ import ROWS
+from tests.conformance.asking import PEERS, script
 from tests.conformance.comparison import Deviation, Row, compare, table
 
 BY_ONE = Deviation("theirs", "counts from one", {"start": 1})
@@ -72,3 +74,19 @@ def test_the_table_names_what_is_unexplained():
     row = Row("peer", "peer.count", "nms", None, None, counted, 0, "equal")
     text = table([(row, {"native": outcome([[0], [1], [2]], [[0], [1], [7]])})])
     assert "| peer.count | nms (native) | 3 | 0 | equal | **1 unexplained** |" in text
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.function)
+def test_every_row(row):
+    """Its peer knows the function; what is drawn has answers that no deviation takes shape from."""
+    assert f'"{row.function}"' in script(row.peer).read_text()
+    call = row.draw(np.random.default_rng(0))
+    expected = row.definition(call)
+    assert len(expected) == row.size(call)
+    for deviation in row.deviations:
+        rule = deviation.rule(expected) if callable(deviation.rule) else deviation.rule
+        assert row.definition(call, **rule).shape == expected.shape
+
+
+def test_every_peer_has_a_row():
+    assert {row.peer for row in ROWS} == set(PEERS)
