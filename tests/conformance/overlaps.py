@@ -20,10 +20,9 @@ def draw(size, kinds=KINDS, dtypes=("float32", "float32", "float32", "float64"))
     def drawn(rng):
         dtype, kind = str(rng.choice(dtypes)), str(rng.choice(kinds))
         first, second = (drawing.boxes(rng, size, [kind], 0.04, dtype) for _ in range(2))
-        shared = (rng.random((size, 4)) < 0.6) & (rng.random((size, 1)) < 0.3)
-        mixed = np.where(shared, first, second)
-        reversed_ = np.tile(mixed[:, :2] >= mixed[:, 2:], 2)
-        return {"boxes1": first, "boxes2": np.where(reversed_, first, mixed)}
+        mixed = np.where(rng.random((size, 4)) < 0.6, first, second)
+        proper = (mixed[:, :2] < mixed[:, 2:]).all(axis=1) & (rng.random(size) < 0.5)
+        return {"boxes1": first, "boxes2": np.where(proper[:, None], mixed, second)}
 
     return drawn
 
