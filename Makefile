@@ -9,7 +9,10 @@ REQUIRED := import functools, sys, tomllib; \
 	print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open("pyproject.toml", "rb"))))
 C_FILES = $$(git ls-files '*.c' '*.cc' '*.cu' '*.cuh' '*.h' '*.inc')
 DEMO_SEED ?= 7
-PEER ?= build/peer/bin/python
+# Pythons of environments with the libraries that kvision is compared with; made unless named.
+PEER ?= build/peers/torchvision/bin/python
+ADDONS_PEER ?= build/peers/addons/bin/python
+KERAS_CV_PEER ?= build/peers/keras_cv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: setup demo test lint format bench conformance sanitize ptxas clean build
@@ -46,20 +49,29 @@ format: setup
 	$(RUN) -m ruff format .
 	$(VENV)/bin/clang-format -i $(C_FILES)
 
-# Against torchvision, in an environment of its own (5 GB) unless PEER names one.
+# Against torchvision (5 GB).
 bench: setup $(PEER)
 	for file in benchmarks/*.py; do $(RUN) $$file --peer $(PEER) || exit 1; done
 
-build/peer/bin/python:
-	rm -rf build/peer.partial
-	$(RUN) -m venv build/peer.partial
-	build/peer.partial/bin/python -m pip install $(QUIETLY) numpy \
-		$$($(RUN) -c '$(REQUIRED)' project optional-dependencies interop)
-	mv build/peer.partial build/peer
+PACKAGES_torchvision = numpy $$($(RUN) -c '$(REQUIRED)' project optional-dependencies interop)
+PACKAGES_addons = 'tensorflow-cpu==2.15.*' tensorflow-addons==0.23.0
+PACKAGES_keras_cv = keras-cv==0.9.0 'tensorflow-cpu==2.21.*' 'keras==3.15.*'
+# TensorFlow 2.15 was never built for a Python after 3.11.
+PYTHON_addons = python3.11
 
-# Whatever is compared with other libraries' stored answers, by name: ops, layers, models, metrics.
-conformance: setup
+build/peers/%/bin/python:
+	rm -rf build/peers/$*.partial
+	$(or $(PYTHON_$*),$(RUN)) -m venv build/peers/$*.partial
+	build/peers/$*.partial/bin/python -m pip install $(QUIETLY) $(PACKAGES_$*)
+	mv build/peers/$*.partial build/peers/$*
+
+# First against the answers that other libraries gave once, which cover layers, models and metrics
+# too and which `make test` runs as well; then against the libraries themselves, on new cases
+# (CONFORMANCE='--seed 1 --cases 100000'), which takes minutes and 8 GB and is no part of a test run.
+conformance: setup $(PEER) $(ADDONS_PEER) $(KERAS_CV_PEER)
 	$(RUN) -m pytest -v -rs $$(grep -rl --include='test_*.py' 'golden' tests)
+	KVISION_REQUIRE_OPS=1 $(RUN) -m tests.conformance --torchvision $(PEER) \
+		--addons $(ADDONS_PEER) --keras-cv $(KERAS_CV_PEER) $(CONFORMANCE)
 
 # The CPU kernels on generated inputs under the sanitizers. SANITIZE="nms --runs 1000 --seed 2" chooses.
 sanitize: $(VENV)/.installed

@@ -35,7 +35,8 @@ class Workload:
         for_torchvision: Makes the arrays that torchvision is given of those of all; not timed.
         tolerance: Relative difference allowed between checksums, by library; 0 where none is named.
         checksum: A number that tells results apart: function of a list of arrays.
-        memory: Whether peak memory is compared too.
+        small_inputs: Makes inputs of the same kind and hardly any size; peak memory is compared too
+            where it is given.
     """
 
     inputs: Callable
@@ -45,7 +46,7 @@ class Workload:
     for_torchvision: Callable = lambda *arrays: arrays
     tolerance: dict = dataclasses.field(default_factory=dict)
     checksum: Callable = lambda results: float(np.mean(np.abs(results[-1]), dtype="float64"))
-    memory: bool = False
+    small_inputs: Callable | None = None
 
 
 def order_checksum(results):
@@ -88,7 +89,7 @@ def main(description, workloads):
             _print_row(name, work, _measure(name, work, ask_peer, arguments.rounds))
         process.stdin.close()
     for name, work in chosen.items():
-        if work.memory:
+        if work.small_inputs is not None:
             _compare_memory(name, work, arguments.peer)
     return None
 
@@ -198,8 +199,13 @@ def _compare_memory(name, work, peer):
 
 def _print_memory(workloads, library, name):
     work = workloads[name]
-    function = _peer_side(work) if library == "torchvision" else _own_sides(work)[library]
-    function()  # compiles
+    small = dataclasses.replace(work, inputs=work.small_inputs)
+
+    def side(of):
+        return _peer_side(of) if library == "torchvision" else _own_sides(of)[library]
+
+    function = side(work)
+    side(small)()  # loads and starts what has to be
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status("VmRSS")
     function()

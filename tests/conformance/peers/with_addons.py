@@ -1,0 +1,31 @@
+"""TensorFlow Addons' side of the comparison. Overlaps cannot tell its yxyx from xyxy."""
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_addons as tfa
+from serving import serve
+
+
+def giou_loss(mode):
+    """Per pair the loss and its gradients with respect to both boxes, nine numbers."""
+    loss_of = tfa.losses.GIoULoss(mode, reduction=tf.keras.losses.Reduction.NONE)
+
+    def answer(boxes1, boxes2):
+        predictions, targets = tf.constant(boxes1), tf.constant(boxes2)
+        with tf.GradientTape() as tape:
+            tape.watch((predictions, targets))
+            loss = loss_of(targets, predictions)
+        gradients = tape.gradient(loss, (predictions, targets))
+        return np.concatenate([loss[:, None], *gradients], axis=1)
+
+    return answer
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "tfa.losses.GIoULoss and gradients": giou_loss("giou"),
+            "tfa.losses.GIoULoss(mode='iou') and gradients": giou_loss("iou"),
+        },
+        modules=[tfa, tf],
+    )

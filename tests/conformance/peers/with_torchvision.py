@@ -1,0 +1,98 @@
+"""torchvision's side of the comparison. Features arrive channels last and leave so."""
+
+import numpy as np
+import torch
+import torchvision.ops
+from serving import padded, serve
+from torch import from_numpy as tensor
+
+
+def nms(boxes, scores, iou_threshold):
+    kept = torchvision.ops.nms(tensor(boxes), tensor(scores), iou_threshold)
+    return padded(kept.numpy(), len(scores))
+
+
+def batched_nms(boxes, scores, classes, iou_threshold):
+    arrays = map(tensor, (boxes, scores, classes))
+    return padded(torchvision.ops.batched_nms(*arrays, iou_threshold).numpy(), len(scores))
+
+
+def pooled(pool, features, boxes, dtype, gradient=None, **arguments):
+    """Per box `(height, width, channels)`; with an upstream gradient, the features' gradient."""
+    features = tensor(features).to(getattr(torch, dtype)).permute(0, 3, 1, 2).contiguous()
+    features.requires_grad_()
+    regions = [tensor(image).to(features.dtype) for image in boxes]
+    output = pool(features, regions, **arguments)
+    if gradient is None:
+        return output.detach().double().permute(0, 2, 3, 1).numpy()
+    gradient = tensor(gradient).to(features.dtype).flatten(0, 1).permute(0, 3, 1, 2)
+    (gradient,) = torch.autograd.grad(output, features, gradient)
+    return gradient.double().permute(0, 2, 3, 1).numpy()
+
+
+def roi_align(features, boxes, output_size, **call):
+    """As `pooled`; NaN for a box at which torchvision raises."""
+    try:
+        return pooled(
+            torchvision.ops.roi_align, features, boxes, output_size=output_size.tolist(), **call
+        )
+    except (ValueError, RuntimeError):
+        if boxes.size == 4:
+            return np.full((1, *output_size, features.shape[3]), np.nan)
+        single = [
+            roi_align(features[[image]], box[None, None], output_size, **call)
+            for image, image_boxes in enumerate(boxes)
+            for box in image_boxes
+        ]
+        return np.concatenate(single)
+
+
+def roi_pool(output_size, **call):
+    return pooled(torchvision.ops.roi_pool, output_size=output_size.tolist(), **call)
+
+
+def pairwise(function):
+    """Of the boxes' cross product, one pair after another."""
+    return lambda boxes1, boxes2: function(tensor(boxes1), tensor(boxes2)).reshape(-1, 1).numpy()
+
+
+def loss(function):
+    """Per pair the loss and its gradients with respect to both boxes, nine numbers."""
+
+    def answer(boxes1, boxes2):
+        boxes1, boxes2 = (tensor(boxes).requires_grad_() for boxes in (boxes1, boxes2))
+        values = function(boxes1, boxes2)
+        gradients = torch.autograd.grad(values.sum(), (boxes1, boxes2))
+        columns = [values.detach()[:, None], *gradients]
+        return np.concatenate([column.numpy() for column in columns], axis=1)
+
+    return answer
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "torchvision.ops.nms": nms,
+            "torchvision.ops.batched_nms": batched_nms,
+            "torchvision.ops.roi_align": roi_align,
+            "torchvision.ops.roi_align, float16": roi_align,
+            "torchvision.ops.roi_align, gradient": roi_align,
+            "torchvision.ops.roi_pool": roi_pool,
+            "torchvision.ops.roi_pool, float16": roi_pool,
+            "torchvision.ops.roi_pool, gradient": roi_pool,
+            "torchvision.ops.box_iou": pairwise(torchvision.ops.box_iou),
+            "torchvision.ops.generalized_box_iou": pairwise(torchvision.ops.generalized_box_iou),
+            "torchvision.ops.distance_box_iou": pairwise(torchvision.ops.distance_box_iou),
+            "torchvision.ops.complete_box_iou": pairwise(torchvision.ops.complete_box_iou),
+            "torchvision.ops.generalized_box_iou_loss and gradients": loss(
+                torchvision.ops.generalized_box_iou_loss
+            ),
+            "torchvision.ops.distance_box_iou_loss and gradients": loss(
+                torchvision.ops.distance_box_iou_loss
+            ),
+            "torchvision.ops.complete_box_iou_loss and gradients": loss(
+                torchvision.ops.complete_box_iou_loss
+            ),
+        },
+        modules=[torchvision, torch],
+    )
