@@ -5,6 +5,7 @@ TensorFlow; one that dies or does not answer fails the call that did it, and is 
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import select
@@ -52,7 +53,8 @@ class ServingProcess:
         if self._process is None:
             self._process = self._start()
         stream = self._process.stdout
-        write(self._process.stdin, (str(path), function, inputs, watched))
+        with contextlib.suppress(BrokenPipeError):  # of a process that is gone: nothing to read
+            write(self._process.stdin, (str(path), function, inputs, watched))
         if not select.select([stream], [], [], _SECONDS)[0]:
             self.close()
             raise AssertionError(f"A SavedModel did not answer within {_SECONDS} seconds.")

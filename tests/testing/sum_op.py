@@ -104,8 +104,9 @@ def raw_sum(values, weights, *, scale):
     right = tf.logical_and(tf.equal(tf.rank(values), 2), tf.equal(tf.rank(weights), 1))
     same = tf.equal(tf.shape(values)[-1:], tf.shape(weights)[-1:])
     with tf.control_dependencies([asserted(right), asserted(same)]):
-        values = tf.ensure_shape(tf.identity(values), (None, None))
-        return tf.linalg.matvec(values, tf.ensure_shape(weights, (None,))) * scale
+        sums = tf.reduce_sum(tf.identity(values) * tf.identity(weights) * scale, axis=-1)
+    sums.set_shape([None] if values.shape.rank is None else values.shape[:1])
+    return sums
 
 
 def asserted(condition):

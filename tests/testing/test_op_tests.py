@@ -1,4 +1,4 @@
-"""Every check of the harness catches an op that is wrong in what it checks, and passes a right one."""
+"""Every check of the harness catches an op that is wrong in what it checks, and passes others."""
 
 import subprocess
 import sys
@@ -212,17 +212,13 @@ def test_a_saved_model_that_gives_something_else(tmp_path):
 
 
 def test_a_saved_model_that_ends_its_process(tmp_path):
-    import tensorflow as tf
-
     # A model that is not there is an error; a process that is gone fails the call that met it.
     process = op_saved_model.ServingProcess()
     name, _ = process.call(tmp_path / "nothing", "call_", {})
     assert name == "OSError"
     process._process.kill()
-    with pytest.raises((AssertionError, BrokenPipeError)):
+    with pytest.raises(AssertionError, match="ended its process: exit status -9"):
         process.call(tmp_path, "call_", {})
-    process.close()
-    del tf
 
 
 MODULE = """
