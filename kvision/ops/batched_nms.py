@@ -220,7 +220,9 @@ def _gather(boxes, scores, indices, labels):
     batch, num_boxes, num_classes = ops.shape(scores)
     pairs = indices * num_classes + labels
     shared = boxes.shape[2] == 1
-    boxes = ops.reshape(boxes, (batch, num_boxes * (1 if shared else num_classes), 4))
+    # By their own sizes: of wrong ones in a graph the kernel speaks, not this.
+    own_batch, own_boxes, own_classes, _ = ops.shape(boxes)
+    boxes = ops.reshape(boxes, (own_batch, own_boxes * own_classes, 4))
     scores = ops.reshape(scores, (batch, num_boxes * num_classes))
     return {
         "boxes": _take_padded(boxes, indices if shared else pairs, 0.0),

@@ -113,6 +113,8 @@ class OpContract(Signature):
             a structure of tensors, a function that packs them.
         cases: Name -> `Case`.
         raw: The raw ops behind it.
+        kernel_name: The name that the messages of its kernels start with, where it runs those of
+            another op.
         kernels: Function of `(inputs, arguments, output_gradients)` that returns one `KernelCall`
             a kernel, or `None` where the kernels are not offered on arrays.
         kernel_module: Path of the module that holds the kernels; `kvision._C` by default.
@@ -136,6 +138,7 @@ class OpContract(Signature):
     function: Callable
     cases: Mapping[str, Case] = dataclasses.field(default_factory=dict)
     raw: Sequence[RawOp] = ()
+    kernel_name: str | None = None
     kernels: Callable | None = None
     kernel_module: str | None = None
     kernel_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)

@@ -5,6 +5,7 @@ TensorFlow; one that dies or does not answer fails the call that did it, and is 
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import select
@@ -52,7 +53,8 @@ class ServingProcess:
         if self._process is None:
             self._process = self._start()
         stream = self._process.stdout
-        write(self._process.stdin, (str(path), function, inputs, watched))
+        with contextlib.suppress(BrokenPipeError):  # of a process that is gone: nothing to read
+            write(self._process.stdin, (str(path), function, inputs, watched))
         if not select.select([stream], [], [], _SECONDS)[0]:
             self.close()
             raise AssertionError(f"A SavedModel did not answer within {_SECONDS} seconds.")
@@ -105,23 +107,10 @@ def save(contract, folder):
     for name, variant in contract.variants.items():
         hidden = dict.fromkeys(contract.named_axes(variant))
         specs = signature(contract, variant, hidden, contract.default_dtype)
-        arguments = contract.arguments_of(variant)
-        watched = contract.differentiable(variant)
-
-        def call(inputs, arguments=arguments):
-            return contract.call(inputs, arguments)
-
-        def differentiate(inputs, arguments=arguments, watched=watched):
-            with tf.GradientTape() as tape:
-                tape.watch([inputs[name] for name in watched])
-                outputs = contract.call(inputs, arguments)
-                floating = [value for value in outputs.values() if value.dtype.is_floating]
-            gradients = tape.gradient(floating, {name: inputs[name] for name in watched})
-            return {key: tf.convert_to_tensor(value) for key, value in gradients.items()}
-
-        setattr(module, f"call_{name}", _function(call, specs))
-        if watched:
-            setattr(module, f"differentiate_{name}", _function(differentiate, specs))
+        call, differentiate = _functions(contract, variant)
+        setattr(module, f"call_{name}", _traced(call, specs))
+        if contract.differentiable(variant):
+            setattr(module, f"differentiate_{name}", _traced(differentiate, specs))
     tf.saved_model.save(module, str(folder))
 
 
@@ -154,7 +143,28 @@ def check_saved_model(contract, name, path):
             _check_reply(process.call(path, f"call_{name}", inputs, watched), gradients)
 
 
-def _function(function, specs):
+def _functions(contract, variant):
+    """The outputs, and the gradients of the sum of the floating ones, from inputs by name."""
+    import tensorflow as tf
+
+    arguments = contract.arguments_of(variant)
+    watched = contract.differentiable(variant)
+
+    def call(inputs):
+        return contract.call(inputs, arguments)
+
+    def differentiate(inputs):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs[name] for name in watched])
+            outputs = call(inputs)
+            floating = [value for value in outputs.values() if value.dtype.is_floating]
+        gradients = tape.gradient(floating, {name: inputs[name] for name in watched})
+        return {name: tf.convert_to_tensor(value) for name, value in gradients.items()}
+
+    return call, differentiate
+
+
+def _traced(function, specs):
     import tensorflow as tf
 
     return tf.function(function, input_signature=[specs], autograph=False)

@@ -20,34 +20,23 @@ def unknown_axes(contract, variant):
 def check_static_shape(contract, variant, unknown):
     """Raises `AssertionError` unless a graph knows the shapes and dtypes that come out.
 
-    Those of the outputs and of the gradients, as far as the known axes decide them; and the
-    values are those of an eager call.
+    Those of the outputs and of the gradients, as far as the known axes decide them.
 
     Args:
         contract: `OpContract`.
         variant: `Variant`.
         unknown: The named axis that no input's static shape knows, `NONE` or `ALL`.
     """
-    sizes, hidden = _hidden(contract, variant, unknown)
-    inputs = contract.draw(variant, sizes, contract.default_dtype)
+    hidden = _hidden(contract, variant, unknown)
     arguments = contract.arguments_of(variant)
-    watched = contract.differentiable(variant)
-    function = _traceable(contract, arguments, watched)
+    function = _traceable(contract, arguments, contract.differentiable(variant))
     specs = signature(contract, variant, hidden, contract.default_dtype)
-    concrete = function.get_concrete_function(specs)
+    outputs, gradients = function.get_concrete_function(specs).structured_outputs
     promised = contract.promised(variant, hidden, contract.default_dtype, arguments)
-    _check_static(contract, concrete.structured_outputs[0], promised)
+    _check_static(contract, outputs, promised)
     shapes = contract.shapes(variant, hidden)
-    for name, gradient in concrete.structured_outputs[1].items():
-        _check_known(contract, f"gradient of {name}", gradient, shapes[name])
-    outputs, gradients = function({name: to_tensor(value) for name, value in inputs.items()})
-    promised = contract.promised(variant, sizes, contract.default_dtype, arguments)
-    op_results.check_promise(contract, outputs, promised)
     for name, gradient in gradients.items():
-        op_results.check_shape(contract, f"gradient of {name}", gradient.shape, inputs[name].shape)
-    eager = op_results.results(contract, inputs, arguments)
-    found = {name: op_results.to_numpy(value) for name, value in outputs.items()}
-    op_results.check_same(found, eager)
+        _check_known(contract, f"gradient of {name}", gradient, shapes[name])
 
 
 def check_symbolic(contract, variant, unknown):
@@ -58,7 +47,7 @@ def check_symbolic(contract, variant, unknown):
         variant: `Variant`.
         unknown: As in `check_static_shape`.
     """
-    _, hidden = _hidden(contract, variant, unknown)
+    hidden = _hidden(contract, variant, unknown)
     arguments = contract.arguments_of(variant)
     for dtype in contract.dtypes:
         tensors = {
@@ -73,31 +62,32 @@ def check_symbolic(contract, variant, unknown):
 def check_changing_sizes(contract, variant):
     """Raises `AssertionError` unless one trace serves every size, with an eager call's results.
 
+    Among them every axis of size 0. What comes out, gradients too, has the shape promised.
+
     Args:
         contract: `OpContract`.
         variant: `Variant`.
     """
-    import tensorflow as tf
-
-    traces = []
+    dtype = contract.default_dtype
     arguments = contract.arguments_of(variant)
-
-    def traced(inputs):
-        traces.append(1)
-        return contract.call(inputs, arguments)
-
+    function = _traceable(contract, arguments, contract.differentiable(variant))
     hidden = dict.fromkeys(contract.named_axes(variant))
-    specs = signature(contract, variant, hidden, contract.default_dtype)
-    function = tf.function(traced, input_signature=[specs], autograph=False)
+    concrete = function.get_concrete_function(signature(contract, variant, hidden, dtype))
     usual = contract.sizes_of(variant)
-    for seed, change in enumerate((lambda n: n, lambda n: 3 * n + 1, lambda n: 1)):
-        sizes = {name: change(size) for name, size in usual.items()}
-        inputs = contract.draw(variant, sizes, contract.default_dtype, seed)
-        outputs = function({name: to_tensor(value) for name, value in inputs.items()})
+    every = [usual, {name: 3 * size + 1 for name, size in usual.items()}, dict.fromkeys(usual, 1)]
+    every += [_emptied(usual, empty) for empty in empty_axes(contract, variant)]
+    for seed, sizes in enumerate(every):
+        inputs = contract.draw(variant, sizes, dtype, seed)
+        outputs, gradients = concrete({name: to_tensor(value) for name, value in inputs.items()})
+        op_results.check_promise(
+            contract, outputs, contract.promised(variant, sizes, dtype, arguments)
+        )
+        for name, gradient in gradients.items():
+            op_results.check_shape(
+                contract, f"gradient of {name}", gradient.shape, inputs[name].shape
+            )
         found = {name: op_results.to_numpy(value) for name, value in outputs.items()}
         op_results.check_same(found, op_results.results(contract, inputs, arguments))
-    if len(traces) != 1:
-        raise AssertionError(f"{contract.name}: traced {len(traces)} times for changing sizes.")
 
 
 def empty_axes(contract, variant):
@@ -107,7 +97,7 @@ def empty_axes(contract, variant):
 
 
 def check_empty(contract, variant, empty):
-    """Raises `AssertionError` unless an axis of size 0 gives what is promised, eagerly and traced.
+    """Raises `AssertionError` unless an axis of size 0 gives what is promised.
 
     The reference and the native kernel agree, and the gradients have the shapes of their inputs,
     all zero where there is no output.
@@ -117,10 +107,7 @@ def check_empty(contract, variant, empty):
         variant: `Variant`.
         empty: The named axis of size 0, or `ALL`.
     """
-    sizes = {
-        name: 0 if empty in (name, ALL) else size
-        for name, size in contract.sizes_of(variant).items()
-    }
+    sizes = _emptied(contract.sizes_of(variant), empty)
     dtype = contract.default_dtype
     inputs = contract.draw(variant, sizes, dtype)
     arguments = contract.arguments_of(variant)
@@ -145,13 +132,6 @@ def check_empty(contract, variant, empty):
             )
             if not any(value.size for value in upstream.values()) and gradient.any():
                 raise AssertionError(f"{contract.name}: a gradient of `{name}` out of nothing.")
-    if not op_results.on_tensorflow():
-        return
-    function = _traceable(contract, arguments, watched)
-    hidden = dict.fromkeys(sizes)
-    concrete = function.get_concrete_function(signature(contract, variant, hidden, dtype))
-    traced = concrete({name: to_tensor(value) for name, value in inputs.items()})[0]
-    op_results.check_promise(contract, traced, promised)
 
 
 def check_functional_model(contract, variant, folder):
@@ -252,9 +232,13 @@ def signature(contract, variant, sizes, dtype):
 
 
 def _hidden(contract, variant, unknown):
-    """The sizes, and the same with None where they are unknown."""
+    """The size of every named axis, None where it is unknown."""
     sizes = contract.sizes_of(variant)
-    return sizes, {name: None if unknown in (name, ALL) else size for name, size in sizes.items()}
+    return {name: None if unknown in (name, ALL) else size for name, size in sizes.items()}
+
+
+def _emptied(sizes, empty):
+    return {name: 0 if empty in (name, ALL) else size for name, size in sizes.items()}
 
 
 def _traceable(contract, arguments, watched):

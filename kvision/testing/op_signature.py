@@ -51,7 +51,8 @@ class Output:
 
     Attributes:
         axes: Its shape in words: names of axes, numbers, names of arguments that hold a size
-            (`"max_output_size"`, `"output_size[0]"`), and `"?"` for a size that depends on data.
+            (`"max_output_size"`, `"output_size[0]"`), and `"?"` for a size that depends on data,
+            as one whose argument is `None` does.
         dtype: As that of `Input`.
     """
 
@@ -71,6 +72,7 @@ class Variant:
         nonempty: Axes that must not be of size 0 in this variant.
         has_slopes: Whether the gradient is the slope of the result; false where the op holds a
             part of it constant on purpose, and has a test of its own for that.
+        symbolic: Whether KerasTensors are taken, which need shapes that do not depend on data.
     """
 
     arguments: Mapping[str, object] = dataclasses.field(default_factory=dict)
@@ -79,6 +81,7 @@ class Variant:
     without: Sequence[str] = ()
     nonempty: Sequence[str] = ()
     has_slopes: bool = True
+    symbolic: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,5 +235,7 @@ def _size(axis, sizes, arguments):
     if name not in arguments:
         raise ValueError(f"A table names the axis {axis!r}, which no input or argument has.")
     value = arguments[name]
+    if value is None:
+        return ANY
     # A size that may be one number for all axes.
     return int(value if index is None or np.ndim(value) == 0 else value[int(index)])

@@ -5,14 +5,161 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kvision.ops import batched_nms, native
+from kvision.ops import batched_nms
 from kvision.ops.batched_nms import BatchedNMSOperation
+from kvision.ops.suppression import float32_threshold
+from kvision.testing import (
+    Input,
+    Invalid,
+    KernelCall,
+    OpContract,
+    OpTests,
+    Output,
+    RawOp,
+    Variant,
+    draws,
+)
 from tests.golden import nms_cases
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "nms.npz"
 BACKEND = keras.backend.backend()
 needs_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="runs on TensorFlow only")
 NAMES = ("boxes", "scores", "labels", "indices", "num_detections")
+INF, NAN = np.inf, np.nan
+
+
+def wrong_shapes(*shapes):
+    """Pairs of shapes that do not go together, and what is said of them."""
+    return tuple(
+        Invalid({"boxes": np.zeros(boxes, "f"), "scores": np.zeros(scores, "f")}, message)
+        for boxes, scores, message in shapes
+    )
+
+
+def kernels(inputs, arguments, output_gradients):
+    """The kernel's own call, where Python does no more than gather; and the golden cases."""
+    if arguments.get("class_agnostic"):
+        return []
+    boxes, scores = inputs["boxes"], inputs["scores"]
+    own = {
+        "boxes": boxes if boxes.ndim == 4 else boxes[:, :, None],
+        "scores": scores,
+        "iou_threshold": float32_threshold(arguments["iou_threshold"]),
+        "max_output_size": arguments["max_output_size"],
+        "max_output_size_per_class": arguments["max_output_size"],
+    }
+    calls = [KernelCall("batched_nms", own, {0: "indices", 1: "labels", 2: "num_detections"})]
+    for seed in range(nms_cases.NUM_BATCHED_CASES if boxes.ndim == 4 else 0):
+        names = ("boxes", "scores", "iou_threshold")
+        golden = dict(zip(names, nms_cases.batched_nms_case(seed), strict=True))
+        calls.append(KernelCall("batched_nms", golden))
+    return calls
+
+
+RAW = RawOp(
+    name="batched_nms",
+    op="kvision_batched_nms",
+    inputs={
+        "boxes": Input("batch num_boxes num_classes 4", draws.boxes(), "float32"),
+        "scores": Input("batch num_boxes num_classes", draws.uniform(), "float32"),
+    },
+    outputs={
+        "indices": Output("batch max_output_size", "int32"),
+        "labels": Output("batch max_output_size", "int32"),
+        "num_detections": Output("batch", "int32"),
+    },
+    arguments={
+        "iou_threshold": 0.5,
+        "score_threshold": -INF,
+        "max_output_size": 4,
+        "max_output_size_per_class": 4,
+    },
+    sizes={"batch": 2, "num_boxes": 5, "num_classes": 3},
+    dtypes=("float32",),
+    variants={"own boxes": Variant(), "shared": Variant(axes={"boxes": "batch num_boxes 1 4"})},
+    invalid=(
+        *wrong_shapes(
+            ((2, 5, 4), (2, 5, 3), "`boxes` must have shape"),
+            ((2, 5, 1, 5), (2, 5, 3), "`boxes` must have shape"),
+            ((2, 5, 1, 4), (2, 5), "`scores` must have shape"),
+            ((1, 5, 1, 4), (2, 5, 3), "`boxes` and `scores` must have the same"),
+            ((2, 4, 1, 4), (2, 5, 3), "`boxes` and `scores` must have the same"),
+            ((2, 5, 2, 4), (2, 5, 3), "`boxes` and `scores` must have the same"),
+        ),
+        Invalid({"iou_threshold": -0.5}, "`iou_threshold`"),
+        Invalid({"max_output_size": 2**31}, "`max_output_size`"),
+        Invalid({"max_output_size": 0}, "max_output_size", by_tensorflow=True),
+        Invalid({"max_output_size_per_class": -1}, "_per_class", by_tensorflow=True),
+    ),
+    fuzzed_arguments={
+        "iou_threshold": (0.0, 0.3, 1.0, -0.1, 1.5, NAN),
+        "score_threshold": (0.5, -INF, INF, NAN),
+        "max_output_size": (1, 9, 0, -1, 2**31),
+        "max_output_size_per_class": (1, 2, 0, -1, 2**31),
+    },
+)
+
+
+class TestBatchedNMS(OpTests):
+    contract = OpContract(
+        name="batched_nms",
+        function=batched_nms,
+        inputs={
+            "boxes": Input("batch num_boxes 4", draws.boxes(), differentiable=True),
+            "scores": Input("batch num_boxes num_classes", draws.distinct(), differentiable=True),
+        },
+        outputs={
+            "boxes": Output("batch max_output_size 4", "float32"),
+            "scores": Output("batch max_output_size", "float32"),
+            "labels": Output("batch max_output_size", "int32"),
+            "indices": Output("batch max_output_size", "int32"),
+            "num_detections": Output("batch", "int32"),
+        },
+        arguments={"iou_threshold": 0.3, "max_output_size": 6},
+        sizes={"batch": 2, "num_boxes": 9, "num_classes": 3},
+        variants={
+            "shared boxes": Variant(),
+            "own boxes": Variant(axes={"boxes": "batch num_boxes num_classes 4"}),
+            # The best of no classes is TensorFlow's to refuse, where it is not known in advance.
+            "agnostic": Variant({"class_agnostic": True}, nonempty=("num_classes",)),
+        },
+        invalid=(
+            *wrong_shapes(
+                ((2, 5, 5), (2, 5, 3), "`boxes` must have shape"),
+                ((5, 4), (2, 5, 3), "`boxes` must have shape"),
+                ((2, 5, 4), (2, 5), "`scores` must have shape"),
+                ((3, 5, 4), (2, 5, 3), "`boxes` and `scores` must have the same batch"),
+                ((2, 6, 4), (2, 5, 3), "`boxes` and `scores` must have the same num_boxes"),
+                ((2, 5, 2, 4), (2, 5, 3), "must have the same num_classes"),
+            ),
+            Invalid({"iou_threshold": 1.1}, r"`iou_threshold` must be in \[0, 1\]"),
+            Invalid({"max_output_size": None}, "`max_output_size` must be"),
+            Invalid({"max_output_size": -1}, "`max_output_size` must be"),
+            Invalid({"max_output_size_per_class": 0}, "`max_output_size_per_class` must be"),
+            Invalid({"class_agnostic": True, "max_output_size_per_class": 3}, "has no meaning"),
+            Invalid(
+                {"boxes": np.zeros((2, 9, 4), int)}, "`boxes` must be floating", TypeError, False
+            ),
+            Invalid(
+                {"scores": np.zeros((2, 9, 3), int)}, "`scores` must be floating", TypeError, False
+            ),
+        ),
+        raw=(RAW,),
+        kernels=kernels,
+        kernel_sizes={"batch": 5, "num_boxes": 200, "num_classes": 4},
+        computes_in="float32",
+        # Less than what lies between two scores, or they change places.
+        gradient_dtype="float32",
+        gradient_step=0.01,
+        gradient_rtol=1e-3,
+        fuzzed_arguments={
+            "iou_threshold": (0.0, 0.3, 1.0, -0.1, NAN),
+            "score_threshold": (None, 0.5, -INF, INF, NAN),
+            "max_output_size": (1, 9, None, 0, 2.5),
+            "max_output_size_per_class": (None, 1, 3, 0),
+            "class_agnostic": (True, False),
+        },
+    )
 
 
 def run(boxes, scores, **arguments):
@@ -256,11 +403,6 @@ def test_empty_sizes(implementation, sizes, own_boxes, agnostic):
     assert found["boxes"].shape == (sizes[0], 3, 4)
     assert found["labels"].tolist() == [[-1] * 3] * sizes[0]
     assert found["num_detections"].tolist() == [0] * sizes[0]
-    if BACKEND == "tensorflow":
-        unknown = _compiled([None] * boxes.ndim, [None] * 3, **arguments)
-        if not (agnostic and sizes[2] == 0):  # the best of no classes: TensorFlow refuses
-            detections = unknown(boxes.astype("float32"), np.ones(sizes, "float32"))
-            assert detections["boxes"].shape == (sizes[0], 3, 4)
 
 
 def test_gradients_flow_to_what_was_selected(implementation):
@@ -316,36 +458,6 @@ def test_agrees_with_tensorflow(implementation, own_boxes):
         np.testing.assert_array_equal(np.maximum(found["labels"], 0), wanted.nmsed_classes)
 
 
-def test_keras_tensors_make_a_functional_model(implementation, tmp_path):
-    boxes, scores = keras.Input((None, 4)), keras.Input((None, 3))
-    outputs = batched_nms(boxes, scores, iou_threshold=0.5, max_output_size=6)
-    assert {name: tuple(value.shape) for name, value in outputs.items()} == {
-        "boxes": (None, 6, 4),
-        "scores": (None, 6),
-        "labels": (None, 6),
-        "indices": (None, 6),
-        "num_detections": (None,),
-    }
-    model = keras.Model([boxes, scores], outputs)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    inputs = random_inputs(4)
-    wanted = run(*inputs, iou_threshold=0.5, max_output_size=6)
-    for name, value in loaded(list(inputs)).items():
-        assert keras.backend.standardize_dtype(value.dtype) == outputs[name].dtype
-        np.testing.assert_array_equal(ops.convert_to_numpy(value), wanted[name])
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float64"])
-def test_other_floating_types_are_converted(implementation, dtype):
-    inputs = [value.astype(dtype) for value in random_inputs(5)]
-    found = batched_nms(*inputs, iou_threshold=0.5)
-    wanted = run(*inputs, iou_threshold=0.5)
-    for name in NAMES:
-        np.testing.assert_array_equal(ops.convert_to_numpy(found[name]), wanted[name])
-    assert keras.backend.standardize_dtype(found["boxes"].dtype) == "float32"
-
-
 def test_operation_keeps_its_arguments():
     config = {
         "iou_threshold": 0.4,
@@ -357,151 +469,3 @@ def test_operation_keeps_its_arguments():
     }
     operation = BatchedNMSOperation(**config)
     assert BatchedNMSOperation.from_config(operation.get_config()).get_config() == config
-
-
-@needs_tensorflow
-def test_the_reference_compiles_with_xla():
-    import tensorflow as tf
-
-    def function(boxes, scores):
-        with native.implementation("reference"):
-            return batched_nms(boxes, scores, iou_threshold=0.5, max_output_size=8)
-
-    boxes, scores = random_inputs(6)
-    compiled = tf.function(function, jit_compile=True, autograph=False)(boxes, scores)
-    for name, value in run(boxes, scores, iou_threshold=0.5, max_output_size=8).items():
-        np.testing.assert_array_equal(compiled[name], value)
-
-
-@pytest.mark.parametrize(
-    ("boxes", "scores", "message"),
-    [
-        ((2, 5, 5), (2, 5, 3), "batched_nms: `boxes` must have shape"),
-        ((5, 4), (2, 5, 3), "batched_nms: `boxes` must have shape"),
-        ((2, 5, 4), (2, 5), "batched_nms: `scores` must have shape"),
-        ((3, 5, 4), (2, 5, 3), "batched_nms: `boxes` and `scores` must have the same batch"),
-        ((2, 6, 4), (2, 5, 3), "batched_nms: `boxes` and `scores` must have the same num_boxes"),
-        ((2, 5, 2, 4), (2, 5, 3), "must have the same num_classes"),
-    ],
-)
-def test_wrong_shapes_are_refused(boxes, scores, message):
-    with pytest.raises(ValueError, match=message):
-        batched_nms(np.zeros(boxes, "float32"), np.zeros(scores, "float32"), iou_threshold=0.5)
-    with pytest.raises(ValueError, match=message):
-        batched_nms(keras.KerasTensor(boxes), keras.KerasTensor(scores), iou_threshold=0.5)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"iou_threshold": 1.1}, r"batched_nms: `iou_threshold` must be in \[0, 1\]"),
-        ({"max_output_size": None}, "batched_nms: `max_output_size` must be"),
-        ({"max_output_size": -1}, "batched_nms: `max_output_size` must be"),
-        ({"max_output_size_per_class": 0}, "batched_nms: `max_output_size_per_class` must be"),
-        ({"class_agnostic": True, "max_output_size_per_class": 3}, "has no meaning"),
-    ],
-)
-def test_wrong_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        batched_nms(*random_inputs(7), **{"iou_threshold": 0.5, **arguments})
-
-
-def test_integers_are_refused():
-    boxes, scores = random_inputs(8)
-    with pytest.raises(TypeError, match="batched_nms: `boxes` must be floating point"):
-        batched_nms(boxes.astype("int32"), scores, iou_threshold=0.5)
-
-
-class TestRawOp:
-    """What a served graph meets, which never saw the Python."""
-
-    pytestmark = needs_tensorflow
-
-    @pytest.fixture
-    def raw(self, implementation):
-        if implementation != "native":
-            pytest.skip("the raw op is the native one")
-
-        def raw(boxes, scores, **attributes):
-            attributes = {
-                "iou_threshold": 0.5,
-                "score_threshold": -np.inf,
-                "max_output_size": 4,
-                "max_output_size_per_class": 4,
-                **attributes,
-            }
-            return native.tf_ops().kvision_batched_nms(boxes=boxes, scores=scores, **attributes)
-
-        return raw
-
-    @pytest.mark.parametrize(
-        ("boxes", "scores", "message"),
-        [
-            ((2, 5, 4), (2, 5, 3), "batched_nms: `boxes` must have shape"),
-            ((2, 5, 1, 5), (2, 5, 3), "batched_nms: `boxes` must have shape"),
-            ((2, 5, 1, 4), (2, 5), "batched_nms: `scores` must have shape"),
-            ((1, 5, 1, 4), (2, 5, 3), "batched_nms: `scores` must have shape .* where"),
-            ((2, 4, 1, 4), (2, 5, 3), "batched_nms: `scores` must have shape .* where"),
-            ((2, 5, 2, 4), (2, 5, 3), "batched_nms: `scores` must have shape .* where"),
-        ],
-    )
-    def test_wrong_shapes_are_refused(self, raw, boxes, scores, message):
-        import tensorflow as tf
-
-        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            raw(tf.zeros(boxes), tf.zeros(scores))
-        unknown = tf.function(
-            raw, input_signature=[tf.TensorSpec(None), tf.TensorSpec(None)], autograph=False
-        )
-        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            unknown(tf.zeros(boxes), tf.zeros(scores))
-        with pytest.raises(ValueError, match=message):
-            tf.function(raw, autograph=False).get_concrete_function(
-                tf.TensorSpec(boxes), tf.TensorSpec(scores)
-            )
-
-    @pytest.mark.parametrize(
-        "attributes",
-        [
-            {"iou_threshold": -0.5},
-            {"max_output_size": 0},
-            {"max_output_size_per_class": -1},
-            {"max_output_size": 2**31},
-        ],
-    )
-    def test_wrong_attributes_are_refused(self, raw, attributes):
-        import tensorflow as tf
-
-        boxes, scores = random_inputs(9)
-        with pytest.raises(tf.errors.InvalidArgumentError, match=next(iter(attributes))):
-            raw(boxes[:, :, None], scores, **attributes)
-
-    def test_shapes_are_inferred_from_what_is_known(self, raw):
-        import tensorflow as tf
-
-        def shapes(boxes, scores):
-            concrete = tf.function(raw, autograph=False).get_concrete_function(
-                tf.TensorSpec(boxes), tf.TensorSpec(scores)
-            )
-            return [shape.as_list() for shape in concrete.output_shapes]
-
-        assert shapes(None, None) == [[None, 4], [None, 4], [None]]
-        assert shapes((3, None, 1, 4), (None, 7, None)) == [[3, 4], [3, 4], [3]]
-        assert shapes((None, 7, None, 4), (3, None, 5)) == [[3, 4], [3, 4], [3]]
-
-    def test_threads_do_not_change_the_result(self, raw):
-        from kvision import _C
-
-        boxes, scores = random_inputs(10, batch=5, num_boxes=200, num_classes=4, ties=True)
-        wanted = raw(boxes[:, :, None], scores)
-        for threads in (1, 3):
-            found = _C.batched_nms(
-                boxes[:, :, None],
-                scores,
-                iou_threshold=0.5,
-                max_output_size=4,
-                max_output_size_per_class=4,
-                num_threads=threads,
-            )
-            for one, other in zip(found, wanted, strict=True):
-                np.testing.assert_array_equal(one, other)

@@ -4,19 +4,22 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.ops import multiscale_roi_align, native, roi_align
-from kvision.testing import to_numpy, vjp
+from kvision.ops import multiscale_roi_align, roi_align
+from kvision.testing import (
+    AT_LEAST_FLOAT32,
+    Case,
+    Input,
+    Invalid,
+    OpContract,
+    OpTests,
+    Output,
+    Variant,
+    draws,
+    to_numpy,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "roi_align.npz"
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-
-
-@pytest.fixture(params=["native", "reference"])
-def implementation(request):
-    if request.param == "native" and not ON_TENSORFLOW:
-        pytest.skip("native ops run on the TensorFlow backend")
-    with native.implementation(request.param):
-        yield request.param
 
 
 def waves(size, frequency):
@@ -39,20 +42,110 @@ def level_read(side, pyramid=None, **kwargs):
     return float(to_numpy(result).item())
 
 
-def test_worked_example(implementation):
+def pooled(boxes, pyramid=None, **named):
+    """The op with every map of the pyramid, "P2" and so on, as an input of its own."""
+    maps = {name: named.pop(name) for name in sorted(named) if name[1:].isdecimal()}
+    return multiscale_roi_align(maps if pyramid is None else pyramid, boxes, **named)
+
+
+def worked_case():
     sizes, frequencies = (16, 8, 4, 2), (0.37, 0.51, 0.73, 0.9)
     pyramid = {
         f"P{level}": waves(size, frequency)
         for level, size, frequency in zip((2, 3, 4, 5), sizes, frequencies, strict=True)
     }
     boxes = np.array([[(4, 4, 30, 28), (0, 0, 64, 64), (10, 20, 60, 63)]], dtype="float32")
-    result = multiscale_roi_align(pyramid, boxes, output_size=2, sampling_ratio=2, aligned=False)
     expected = [
         (0.232711, 0.895085, -0.659825, 0.329451),
         (0.124386, -0.025202, -0.246756, 0.15351),
         (-0.359651, 0.703338, -0.453304, -0.107962),
     ]
-    np.testing.assert_allclose(to_numpy(result).reshape(3, 4), expected, 0, 1e-6)
+    return Case(
+        {**pyramid, "boxes": boxes},
+        np.reshape(expected, (1, 3, 2, 2, 1)),
+        {
+            "output_size": 2,
+            "strides": None,
+            "sampling_ratio": 2,
+            "aligned": False,
+            "canonical_size": 224,
+        },
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+def torchvision_case():
+    golden = np.load(GOLDEN)
+    levels = [f"P{level}" for level in (2, 3, 4, 5)]
+    return Case(
+        {"boxes": golden["pyramid/boxes"], **{name: golden[f"pyramid/{name}"] for name in levels}},
+        golden["pyramid/output"],
+        {
+            "output_size": (3, 2),
+            "strides": None,
+            "sampling_ratio": 2,
+            "aligned": False,
+            "canonical_size": 48,
+        },
+        golden["pyramid/output_gradient"],
+        {name: golden[f"pyramid/{name}/gradient"] for name in levels},
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+class TestMultiscaleRoIAlign(OpTests):
+    contract = OpContract(
+        name="multiscale_roi_align",
+        function=pooled,
+        inputs={
+            "P2": Input("batch height2 width2 channels", differentiable=True, comparable=1e30),
+            "P3": Input("batch height3 width3 channels", differentiable=True, comparable=1e30),
+            # Of the sides of both levels.
+            "boxes": Input("batch num_boxes 4", draws.boxes(-8, 24, 90), AT_LEAST_FLOAT32),
+        },
+        outputs={"output": Output("batch num_boxes output_size[0] output_size[1] channels")},
+        arguments={
+            "output_size": (2, 3),
+            "strides": {"P2": 4, "P3": 10},
+            "canonical_size": 80,
+        },
+        sizes={"batch": 2, "height2": 7, "width2": 8, "num_boxes": 6},
+        variants={"adaptive": Variant(), "fixed": Variant({"sampling_ratio": 2, "aligned": False})},
+        cases={"worked example": worked_case(), "torchvision": torchvision_case()},
+        invalid=(
+            Invalid({"pyramid": {}}, "`pyramid` must have successive levels"),
+            Invalid({"pyramid": constant_pyramid((2, 4))}, "`pyramid` must have successive levels"),
+            Invalid({"pyramid": {"C2": np.ones((2, 2, 2, 1))}}, "`pyramid` must have successive"),
+            Invalid({"pyramid": {"P2": np.ones((2, 2, 1))}}, r"`pyramid\['P2'\]` must have shape"),
+            Invalid({"P2": np.ones((2, 2, 1))}, r"`pyramid\['P2'\]` must have shape"),
+            Invalid({"P3": np.ones((2, 2, 2, 2))}, "the same channels and dtype"),
+            Invalid(
+                {"pyramid": {f"P{k}": np.ones((2, 1, 1, 1), "float32") for k in range(9)}}
+                | {"strides": None},
+                "`pyramid` must have at most 8 levels. Received: 9",
+            ),
+            Invalid({"boxes": np.ones((2, 2, 5))}, "`boxes` must have shape"),
+            Invalid({"boxes": np.ones((3, 2, 4))}, "the same batch size"),
+            Invalid({"strides": {"P2": 4}}, "`strides` must name every level"),
+            Invalid({"strides": {"P2": 4, "P3": 0}}, "`strides` must be positive"),
+            Invalid({"canonical_size": 0}, "`canonical_size` must be positive"),
+            Invalid({"output_size": -2}, "`output_size` must be"),
+            Invalid({"sampling_ratio": -1}, "`sampling_ratio` must be"),
+        ),
+        kernel_name="roi_align",
+        # Linear: differences are exact whatever the step.
+        gradient_step=1e-4,
+        gradient_rtol=1e-9,
+        fuzzed_arguments={
+            "output_size": (1, (2, 3), 0),
+            "strides": (None, {"P2": 1, "P3": 1e-30}, {"P2": -1, "P3": 1}, {"P2": 4}),
+            "sampling_ratio": (0, 1, 3, 128, 129),
+            "canonical_size": (1, 1e9, 0, np.nan),
+            "canonical_level": (4, -3, 100),
+        },
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,26 +178,6 @@ def test_reversed_and_empty_boxes_take_a_level(implementation):
     np.testing.assert_allclose(to_numpy(result).ravel(), (2, 2, 3), 1e-6)
 
 
-def test_torchvision(implementation):
-    golden = np.load(GOLDEN)
-    pyramid = {f"P{level}": golden[f"pyramid/P{level}"] for level in (2, 3, 4, 5)}
-
-    def function(pyramid):
-        return multiscale_roi_align(
-            pyramid,
-            golden["pyramid/boxes"],
-            output_size=(3, 2),
-            sampling_ratio=2,
-            aligned=False,
-            canonical_size=48,
-        )
-
-    output, gradients = vjp(function, pyramid, golden["pyramid/output_gradient"])
-    np.testing.assert_allclose(output, golden["pyramid/output"], 0, 1e-5)
-    for name, gradient in gradients.items():
-        np.testing.assert_allclose(gradient, golden[f"pyramid/{name}/gradient"], 0, 1e-5)
-
-
 def test_each_box_is_pooled_as_from_its_level_alone(implementation):
     rng = np.random.default_rng(1)
     pyramid = {
@@ -118,61 +191,6 @@ def test_each_box_is_pooled_as_from_its_level_alone(implementation):
             pyramid[name], boxes[:, index : index + 1], output_size=3, spatial_scale=1 / stride
         )
         np.testing.assert_allclose(to_numpy(result)[:, index], to_numpy(one)[:, 0], 0, 1e-6)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"pyramid": {}}, "`pyramid` must have successive levels"),
-        ({"pyramid": constant_pyramid((2, 4))}, "`pyramid` must have successive levels"),
-        ({"pyramid": {"C2": np.ones((1, 2, 2, 1))}}, "`pyramid` must have successive levels"),
-        ({"pyramid": {"P2": np.ones((2, 2, 1))}}, r"`pyramid\['P2'\]` must have shape"),
-        (
-            {"pyramid": {"P2": np.ones((1, 2, 2, 1)), "P3": np.ones((1, 2, 2, 2))}},
-            "the same channels and dtype",
-        ),
-        (
-            {"pyramid": {f"P{k}": np.ones((1, 1, 1, 1), "float32") for k in range(9)}},
-            "`pyramid` must have at most 8 levels. Received: 9",
-        ),
-        ({"boxes": np.ones((1, 2, 5))}, "`boxes` must have shape"),
-        ({"boxes": np.ones((2, 2, 4))}, "the same batch size"),
-        ({"strides": {"P2": 4, "P3": 8}}, "`strides` must name every level"),
-        ({"strides": {f"P{k}": 0 for k in (2, 3, 4, 5)}}, "`strides` must be positive"),
-        ({"canonical_size": 0}, "`canonical_size` must be positive"),
-        ({"output_size": -2}, "`output_size` must be"),
-        ({"sampling_ratio": -1}, "`sampling_ratio` must be"),
-    ],
-)
-def test_wrong_arguments(implementation, changes, message):
-    arguments = {
-        "pyramid": constant_pyramid(),
-        "boxes": np.ones((1, 2, 4), "float32"),
-        "output_size": 2,
-        **changes,
-    }
-    with pytest.raises(ValueError, match="multiscale_roi_align: .*" + message):
-        multiscale_roi_align(arguments.pop("pyramid"), arguments.pop("boxes"), **arguments)
-
-
-def test_functional_model(implementation, tmp_path):
-    pyramid = {name: keras.Input((None, None, 3)) for name in ("P2", "P3")}
-    boxes = keras.Input((5, 4))
-    output = multiscale_roi_align(
-        pyramid, boxes, output_size=2, strides={"P2": 4, "P3": 8}, sampling_ratio=1
-    )
-    assert output.shape == (None, 5, 2, 2, 3)
-    model = keras.Model([pyramid, boxes], output)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    rng = np.random.default_rng(2)
-    maps = {
-        name: rng.normal(size=(1, size, size, 3)).astype("float32")
-        for name, size in (("P2", 8), ("P3", 4))
-    }
-    boxes = rng.uniform(0, 30, (1, 5, 4)).astype("float32")
-    expected = multiscale_roi_align(maps, boxes, output_size=2, sampling_ratio=1)
-    np.testing.assert_allclose(to_numpy(loaded([maps, boxes])), to_numpy(expected), 1e-6)
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="Keras refuses native layers, not ops, by itself")

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -11,6 +8,19 @@ from keras import ops
 from kvision.ops import native, nms, suppression
 from kvision.ops.nms import NMSOperation
 from kvision.ops.suppression import float32_threshold
+from kvision.testing import (
+    Case,
+    Input,
+    Invalid,
+    KernelCall,
+    OpContract,
+    OpTests,
+    Output,
+    RawOp,
+    Variant,
+    draws,
+    running,
+)
 from tests.golden import nms_cases
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "nms.npz"
@@ -29,6 +39,162 @@ BOXES = np.array(
     "float32",
 )
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.95, 0.5], "float32")
+NAN, INF = np.nan, np.inf
+WITHOUT_AREA = [
+    (5, 5, 5, 5),
+    (5, 5, 5, 5),
+    (0, 0, 10, 10),
+    (10, 0, 0, 10),
+    (10, 10, 0, 0),
+    (10, 10, 0, 0),
+    (NAN, 0, 10, 10),
+    (0, 0, 10, NAN),
+    (-INF, -INF, INF, INF),
+    (0, 0, INF, 10),
+    (0, 0, 1e30, 1e30),
+    (0, 0, 1e30, 1e30),
+    (0, 0, 10, 9),
+]
+APART = np.arange(600)[:, None] * 20 + np.array([[0, 0, 10, 10]])
+
+
+def case(boxes, scores, kept, **arguments):
+    """The indices kept, as many as there are unless `max_output_size` says how many."""
+    boxes, scores = np.reshape(boxes, (-1, 4)).astype("float32"), np.array(scores, "float32")
+    arguments = {"iou_threshold": 0.5, "max_output_size": None, **arguments}
+    return Case({"boxes": boxes, "scores": scores}, np.array(kept, "int32"), arguments)
+
+
+def worked_cases():
+    for threshold, kept in [
+        (0.3, [4, 0]),
+        (0.5, [4, 0, 2, 5]),
+        (0.6, [4, 0, 2, 5]),
+        (0.7, [4, 0, 1, 2, 3, 5]),
+    ]:
+        yield f"IoU {threshold}", case(BOXES, SCORES, kept, iou_threshold=threshold)
+    two = [(0, 0, 2, 1), (0, 0, 1, 1)], [1, 0.5]
+    yield "at the threshold", case(*two, [0, 1])
+    yield "above the threshold", case(*two, [0], iou_threshold=0.49)
+    # float32(3 / 10) > 0.3: torchvision suppresses, a threshold rounded to nearest would not.
+    two = [(0, 0, 10, 1), (0, 0, 3, 1)], [1, 0.5]
+    yield "compared in double", case(*two, [0], iou_threshold=0.3)
+    nearest = float(np.float32(0.3))
+    yield "compared in double with float32", case(*two, [0, 1], iou_threshold=nearest)
+    yield "ties", case(APART, np.full(600, 0.5), range(600))
+    yield "ties of one box", case(BOXES[[0, 0, 0]], [0.5, 0.5, 0.5], [0])
+    yield "zeros tie", case(BOXES[[0, 0]], [-0.0, 0.0], [0])
+    boxes = BOXES[[0, 3, 0]] + np.array([[0.0], [0.0], [100.0]])
+    yield "negative scores", case(boxes, [-2, 3, -1], [1, 2, 0])
+    scores = [NAN, 0.8, -INF, INF, 0.1, NAN]
+    yield "NaN and -inf are never kept", case(BOXES, scores, [3, 1, 4], iou_threshold=1.0)
+    yield "nothing but NaN", case(BOXES, [NAN] * 6, [])
+    scores = [0.6, 0.7, 0.6, 0.8, 0.1, 0.6]
+    strict = {"iou_threshold": 1.0, "score_threshold": 0.6}
+    yield "a strict score threshold", case(BOXES, scores, [3, 1], **strict)
+    strict["score_threshold"] = 0.9
+    yield "nothing above it", case(BOXES, scores, [], **strict)
+    # Boxes without an area suppress nothing, and nothing them.
+    scores = np.linspace(1, 0.1, len(WITHOUT_AREA))
+    yield "no area", case(WITHOUT_AREA, scores, range(12), iou_threshold=0.0)
+    kept = [12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 1, 0]
+    yield "no area, reversed", case(WITHOUT_AREA, scores[::-1], kept, iou_threshold=0.0)
+    three = {"iou_threshold": 0.7, "max_output_size": 3}
+    yield "cut", case(BOXES, SCORES, [4, 0, 1], **three)
+    yield "padded", case(BOXES[:2], SCORES[:2], [0, 1, -1], **three)
+    yield "padded from nothing", case([], [], [-1, -1, -1], **three)
+    yield "nothing", case([], [], [], iou_threshold=0.7)
+
+
+def kernels(inputs, arguments, output_gradients):
+    size = arguments["max_output_size"]
+    attributes = {
+        "iou_threshold": float32_threshold(arguments["iou_threshold"]),
+        "max_output_size": -1 if size is None else size,
+    }
+    calls = [
+        KernelCall("nms", {**inputs, **attributes}, {0: "indices"} if size else {}, threads=False)
+    ]
+    for seed in range(300 if size else 0):
+        boxes, scores, threshold = nms_cases.nms_case(seed)
+        golden = {"boxes": boxes, "scores": scores, "iou_threshold": threshold}
+        calls.append(KernelCall("nms", golden, threads=False))
+    return calls
+
+
+WRONG_SHAPES = (
+    Invalid({"boxes": np.zeros((3, 5), "f")}, "`boxes` must have shape"),
+    Invalid({"boxes": np.zeros((1, 3, 4), "f")}, "`boxes` must have shape"),
+    Invalid({"scores": np.zeros((3, 1), "f")}, "`scores` must have shape"),
+    Invalid({"scores": np.zeros(4, "f")}, "`boxes` and `scores` must have the same number"),
+)
+FUZZED = {
+    "iou_threshold": (0.0, 0.3, 1 / 3, 1.0, 1e-50, -0.1, 1.5, NAN),
+    "score_threshold": (0.5, -INF, INF, -1.0),
+}
+RAW = RawOp(
+    name="nms",
+    op="kvision_nms",
+    inputs={
+        "boxes": Input("num_boxes 4", draws.boxes(), "float32"),
+        "scores": Input("num_boxes", draws.uniform(), "float32"),
+    },
+    outputs={"indices": Output("num_boxes", "int32"), "count": Output("", "int32")},
+    arguments={"iou_threshold": 0.5, "score_threshold": -INF},
+    dtypes=("float32",),
+    variants={
+        "all": Variant(),
+        "padded": Variant({"max_output_size": 5}, outputs={"indices": "max_output_size"}),
+    },
+    invalid=(
+        *WRONG_SHAPES,
+        Invalid({"boxes": np.zeros(4, "f")}, "`boxes` must have shape"),
+        Invalid({"iou_threshold": 1.5}, "`iou_threshold` must be in"),
+        Invalid({"iou_threshold": NAN}, "`iou_threshold` must be in"),
+        Invalid({"max_output_size": 0}, "`max_output_size` must be positive"),
+    ),
+    fuzzed_arguments={**FUZZED, "score_threshold": (0.5, -INF, INF, NAN)},
+)
+
+
+class TestNMS(OpTests):
+    contract = OpContract(
+        name="nms",
+        function=nms,
+        inputs={
+            "boxes": Input("num_boxes 4", draws.boxes()),
+            "scores": Input("num_boxes", draws.distinct()),
+        },
+        outputs={"indices": Output("max_output_size", "int32")},
+        arguments={"iou_threshold": 0.5, "max_output_size": 5},
+        sizes={"num_boxes": 9},
+        variants={
+            "padded": Variant(),
+            "of data": Variant({"max_output_size": None}, symbolic=False),
+        },
+        cases=dict(worked_cases()),
+        invalid=(
+            *WRONG_SHAPES,
+            Invalid({"boxes": np.zeros((2, 5))}, r"`boxes` .* Received: \(2, 5\)"),
+            Invalid({"iou_threshold": -0.1}, r"`iou_threshold` must be in \[0, 1\]"),
+            Invalid({"iou_threshold": NAN}, r"`iou_threshold` must be in \[0, 1\]"),
+            Invalid({"score_threshold": NAN}, "`score_threshold`"),
+            Invalid({"max_output_size": 0}, "`max_output_size` must be"),
+            Invalid({"max_output_size": 2.5}, "`max_output_size` must be"),
+            Invalid({"boxes": BOXES.astype(int)}, "`boxes` must be floating", TypeError, False),
+            Invalid({"scores": SCORES.astype(int)}, "`scores` must be floating", TypeError, False),
+        ),
+        raw=(RAW,),
+        kernels=kernels,
+        kernel_sizes={"num_boxes": 700},
+        computes_in="float32",
+        fuzzed_arguments={
+            **FUZZED,
+            "score_threshold": (None, 0.5, -INF, INF, NAN),
+            "max_output_size": (1, 7, None, 0, -1, 2.5, True, 2**31),
+        },
+        fuzzed_sizes={"num_boxes": 12},
+    )
 
 
 def run(boxes, scores, **arguments):
@@ -53,27 +219,6 @@ def greedy(boxes, scores, iou_threshold):
             else:
                 kept.append(int(j))
     return kept
-
-
-@pytest.mark.parametrize(
-    ("iou_threshold", "expected"),
-    [(0.3, [4, 0]), (0.5, [4, 0, 2, 5]), (0.6, [4, 0, 2, 5]), (0.7, [4, 0, 1, 2, 3, 5])],
-)
-def test_worked_example(implementation, iou_threshold, expected):
-    assert run(BOXES, SCORES, iou_threshold=iou_threshold) == expected
-
-
-def test_an_iou_at_the_threshold_is_kept(implementation):
-    boxes = [(0, 0, 2, 1), (0, 0, 1, 1)]
-    assert run(boxes, [1, 0.5], iou_threshold=0.5) == [0, 1]
-    assert run(boxes, [1, 0.5], iou_threshold=0.49) == [0]
-
-
-def test_thresholds_are_compared_in_double(implementation):
-    # float32(3 / 10) > 0.3: torchvision suppresses, a threshold rounded to nearest would not.
-    boxes = [(0, 0, 10, 1), (0, 0, 3, 1)]
-    assert run(boxes, [1, 0.5], iou_threshold=0.3) == [0]
-    assert run(boxes, [1, 0.5], iou_threshold=float(np.float32(0.3))) == [0, 1]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.3, 0.5, 0.7, 1 / 3, 1.0, 1e-50])
@@ -127,115 +272,20 @@ def test_more_boxes_than_a_tile(implementation):
     assert run(boxes, scores, iou_threshold=1 / 3) == expected
 
 
-def test_equal_scores_keep_the_lower_index(implementation):
-    boxes = np.zeros((600, 4), "float32") + np.arange(600)[:, None] * 20
-    boxes[:, 2:] += 10
-    assert run(boxes, np.full(600, 0.5), iou_threshold=0.5) == list(range(600))
-    assert run(BOXES[[0, 0, 0]], [0.5, 0.5, 0.5], iou_threshold=0.5) == [0]
-    assert run(BOXES[[0, 0]], [-0.0, 0.0], iou_threshold=0.5) == [0]
-
-
-def test_negative_scores_are_ordered(implementation):
-    boxes = BOXES[[0, 3, 0]] + np.array([[0.0], [0.0], [100.0]], "float32")
-    assert run(boxes, [-2, 3, -1], iou_threshold=0.5) == [1, 2, 0]
-
-
-def test_nan_and_minus_infinity_are_never_selected(implementation):
-    scores = [np.nan, 0.8, -np.inf, np.inf, 0.1, np.nan]
-    assert run(BOXES, scores, iou_threshold=1.0) == [3, 1, 4]
-    assert run(BOXES, [np.nan] * 6, iou_threshold=0.5) == []
-
-
-def test_score_threshold_is_strict(implementation):
-    scores = [0.6, 0.7, 0.6, 0.8, 0.1, 0.6]
-    assert run(BOXES, scores, iou_threshold=1.0, score_threshold=0.6) == [3, 1]
-    assert run(BOXES, scores, iou_threshold=1.0, score_threshold=0.9) == []
-
-
-def test_boxes_without_an_area_suppress_nothing(implementation):
-    nan, inf = np.nan, np.inf
-    boxes = np.array(
-        [
-            (5, 5, 5, 5),
-            (5, 5, 5, 5),
-            (0, 0, 10, 10),
-            (10, 0, 0, 10),
-            (10, 10, 0, 0),
-            (10, 10, 0, 0),
-            (nan, 0, 10, 10),
-            (0, 0, 10, nan),
-            (-inf, -inf, inf, inf),
-            (0, 0, inf, 10),
-            (0, 0, 1e30, 1e30),
-            (0, 0, 1e30, 1e30),
-            (0, 0, 10, 9),
-        ],
-        "float32",
-    )
-    scores = np.linspace(1, 0.1, len(boxes), dtype="float32")
-    assert run(boxes, scores, iou_threshold=0.0) == list(range(len(boxes) - 1))
-    reverse = run(boxes, scores[::-1].copy(), iou_threshold=0.0)
-    assert reverse == [12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 1, 0]
-
-
-def test_max_output_size_cuts_and_pads(implementation):
-    arguments = {"iou_threshold": 0.7, "max_output_size": 3}
-    assert run(BOXES, SCORES, **arguments) == [4, 0, 1]
-    assert run(BOXES[:2], SCORES[:2], **arguments) == [0, 1, -1]
-    assert run(BOXES[:0], SCORES[:0], **arguments) == [-1, -1, -1]
-    assert run(BOXES[:0], SCORES[:0], iou_threshold=0.7) == []
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_other_floating_types_are_converted(implementation, dtype):
-    if dtype == "bfloat16":
-        boxes, scores = ops.cast(BOXES, dtype), ops.cast(SCORES, dtype)
-    else:
-        boxes, scores = BOXES.astype(dtype), SCORES.astype(dtype)
-    indices = nms(boxes, scores, iou_threshold=0.5, max_output_size=6)
-    assert ops.convert_to_numpy(indices).tolist() == [4, 0, 2, 5, -1, -1]
-
-
 def test_lists_are_accepted(implementation):
     assert run(BOXES.astype("int").tolist(), SCORES.tolist(), iou_threshold=0.5) == [4, 0, 2, 5]
     indices = nms(BOXES.astype("int").tolist(), SCORES.tolist(), iou_threshold=0.5)
     assert ops.convert_to_numpy(indices).tolist() == [4, 0, 2, 5]
 
 
-def test_keras_tensors_make_a_functional_model(implementation, tmp_path):
-    boxes = keras.Input(batch_shape=(None, 4))
-    scores = keras.Input(batch_shape=(None,))
-    indices = nms(boxes, scores, iou_threshold=0.5, max_output_size=5)
-    assert indices.shape == (5,)
-    assert indices.dtype == "int32"
-    model = keras.Model([boxes, scores], indices)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert ops.convert_to_numpy(loaded([BOXES, SCORES])).tolist() == [4, 0, 2, 5, -1]
+def test_keras_tensors_need_a_size():
     with pytest.raises(ValueError, match="nms: `max_output_size` is required"):
-        nms(boxes, scores, iou_threshold=0.5)
+        nms(keras.Input(batch_shape=(None, 4)), keras.Input(batch_shape=(None,)), iou_threshold=0.5)
 
 
 def test_operation_keeps_its_arguments():
     config = {"iou_threshold": 0.4, "score_threshold": 0.2, "max_output_size": 7, "name": "n"}
     assert NMSOperation.from_config(NMSOperation(**config).get_config()).get_config() == config
-
-
-@needs_tensorflow
-def test_a_graph_takes_changing_sizes(implementation):
-    import tensorflow as tf
-
-    signature = [tf.TensorSpec((None, 4)), tf.TensorSpec((None,))]
-    of_data = tf.function(lambda b, s: nms(b, s, iou_threshold=0.5), signature, autograph=False)
-    padded = tf.function(
-        lambda b, s: nms(b, s, iou_threshold=0.5, max_output_size=3), signature, autograph=False
-    )
-    assert of_data.get_concrete_function().output_shapes.as_list() == [None]
-    assert padded.get_concrete_function().output_shapes.as_list() == [3]
-    for size, expected in ((0, []), (1, [0]), (2, [0]), (6, [4, 0, 2, 5])):
-        assert of_data(BOXES[:size], SCORES[:size]).numpy().tolist() == expected
-        found = padded(BOXES[:size], SCORES[:size]).numpy().tolist()
-        assert found == (expected + [-1] * 3)[:3]
 
 
 @needs_tensorflow
@@ -292,142 +342,9 @@ def test_a_compiler_requires_max_output_size():
         _xla(lambda b, s: nms(b, s, iou_threshold=0.5))(BOXES, SCORES)
 
 
-@pytest.mark.parametrize(
-    ("boxes", "scores", "message"),
-    [
-        ((2, 5), (2,), r"nms: `boxes` must have shape \(num_boxes, 4\). Received: \(2, 5\)"),
-        ((1, 2, 4), (2,), "nms: `boxes` must have shape"),
-        ((2, 4), (2, 1), "nms: `scores` must have shape"),
-        ((2, 4), (3,), "nms: `boxes` and `scores` must have the same number of boxes"),
-    ],
-)
-def test_wrong_shapes_are_refused(boxes, scores, message):
-    with pytest.raises(ValueError, match=message):
-        nms(np.zeros(boxes, "float32"), np.zeros(scores, "float32"), iou_threshold=0.5)
-    with pytest.raises(ValueError, match=message):
-        nms(
-            keras.KerasTensor(boxes),
-            keras.KerasTensor(scores),
-            iou_threshold=0.5,
-            max_output_size=3,
-        )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"iou_threshold": -0.1}, r"nms: `iou_threshold` must be in \[0, 1\]"),
-        ({"iou_threshold": float("nan")}, r"nms: `iou_threshold` must be in \[0, 1\]"),
-        ({"iou_threshold": 0.5, "score_threshold": float("nan")}, "nms: `score_threshold`"),
-        ({"iou_threshold": 0.5, "max_output_size": 0}, "nms: `max_output_size` must be"),
-        ({"iou_threshold": 0.5, "max_output_size": 2.5}, "nms: `max_output_size` must be"),
-    ],
-)
-def test_wrong_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        nms(BOXES, SCORES, **arguments)
-
-
-def test_integers_are_refused():
-    with pytest.raises(TypeError, match="nms: `boxes` must be floating point"):
-        nms(BOXES.astype("int32"), SCORES, iou_threshold=0.5)
-    with pytest.raises(TypeError, match="nms: `scores` must be floating point"):
-        nms(BOXES, SCORES.astype("int32"), iou_threshold=0.5)
-
-
-class TestRawOp:
-    """What a served graph meets, which never saw the Python."""
-
-    pytestmark = needs_tensorflow
-
-    @pytest.fixture
-    def raw(self, implementation):
-        if implementation != "native":
-            pytest.skip("the raw op is the native one")
-
-        def raw(boxes, scores, **attributes):
-            attributes = {"iou_threshold": 0.5, "score_threshold": -np.inf, **attributes}
-            return native.tf_ops().kvision_nms(boxes=boxes, scores=scores, **attributes)
-
-        return raw
-
-    def test_without_a_maximum_it_pads_to_the_number_of_boxes(self, raw):
-        indices, count = raw(BOXES, SCORES)
-        assert indices.numpy().tolist() == [4, 0, 2, 5, -1, -1]
-        assert count.numpy() == 4
-
-    @pytest.mark.parametrize(
-        ("boxes", "scores", "message"),
-        [
-            ((2, 5), (2,), "nms: `boxes` must have shape"),
-            ((4,), (1,), "nms: `boxes` must have shape"),
-            ((2, 4), (2, 1), "nms: `scores` must have shape"),
-            ((2, 4), (3,), "nms: `scores` must have shape .* where"),
-        ],
-    )
-    def test_wrong_shapes_are_refused(self, raw, boxes, scores, message):
-        import tensorflow as tf
-
-        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            raw(tf.zeros(boxes), tf.zeros(scores))
-        unknown = tf.function(
-            raw, input_signature=[tf.TensorSpec(None), tf.TensorSpec(None)], autograph=False
-        )
-        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-            unknown(tf.zeros(boxes), tf.zeros(scores))
-        with pytest.raises(ValueError, match=message):
-            tf.function(raw, autograph=False).get_concrete_function(
-                tf.TensorSpec(boxes), tf.TensorSpec(scores)
-            )
-
-    @pytest.mark.parametrize(
-        "attributes", [{"iou_threshold": 1.5}, {"iou_threshold": np.nan}, {"max_output_size": 0}]
-    )
-    def test_wrong_attributes_are_refused(self, raw, attributes):
-        import tensorflow as tf
-
-        with pytest.raises(tf.errors.InvalidArgumentError, match="nms: `"):
-            raw(BOXES, SCORES, **attributes)
-
-    def test_shapes_are_inferred_from_what_is_known(self, raw):
-        import tensorflow as tf
-
-        def shapes(boxes, scores, **attributes):
-            function = tf.function(lambda b, s: raw(b, s, **attributes), autograph=False)
-            concrete = function.get_concrete_function(tf.TensorSpec(boxes), tf.TensorSpec(scores))
-            return [shape.as_list() for shape in concrete.output_shapes]
-
-        assert shapes((7, 4), (None,)) == [[7], []]
-        assert shapes((None, 4), (7,)) == [[7], []]
-        assert shapes(None, None) == [[None], []]
-        assert shapes(None, None, max_output_size=5) == [[5], []]
-
-
-def test_instruction_sets_agree(implementation):
-    """Each set runs in a process of its own, since the choice is made once."""
-    if implementation != "native":
-        pytest.skip("the reference has no instruction sets")
-    from kvision import _C
-
-    script = (
-        "import importlib.util, sys\n"
-        "spec = importlib.util.spec_from_file_location('_C', sys.argv[1])\n"
-        "module = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "from tests.golden import nms_cases\n"
-        "for seed in range(300):\n"
-        "    boxes, scores, threshold = nms_cases.nms_case(seed)\n"
-        "    print(module.nms(boxes, scores, iou_threshold=threshold)[0].tolist())\n"
-    )
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", script, _C.__file__],
-            env={**os.environ, "KVISION_ISA": isa},
-            cwd=Path(__file__).parents[2],
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        for isa in ("baseline", "avx2", "avx512")
-    }
-    assert len(outputs) == 1
+@needs_tensorflow
+def test_the_raw_op_pads_to_the_number_of_boxes():
+    with running("native"):
+        found = RAW.call({"boxes": BOXES, "scores": SCORES}, RAW.arguments)
+    assert found["indices"].numpy().tolist() == [4, 0, 2, 5, -1, -1]
+    assert found["count"].numpy() == 4
