@@ -1,0 +1,74 @@
+// RoIPool (Girshick, "Fast R-CNN", 2015): the maximum of a feature map in the bins of each box.
+//
+//   features  (batch, height, width, channels), fewer than 2^31 cells a map
+//   boxes     (batch, num_boxes, 4), x1 y1 x2 y2 in pixels, float; double beside double features
+//   output    (batch, num_boxes, output_height, output_width, channels)
+//   argmax    of the shape of the output: the cell y * width + x that gave each value, or -1
+//
+// The corners of a box are scaled and rounded half away from zero to cells, both of which belong to
+// it: its extent is last - first + 1, at least 1. Bin i of n covers the cells
+// [first + floor(i * extent / n), first + ceil((i + 1) * extent / n)) that lie on the map; bins next
+// to one another may share cells. All of it is computed in the boxes' type.
+//   - A value is the first of the largest in row-major order. A NaN is passed over like an infinity
+//   below all; a bin of nothing else takes its first cell, whatever that holds.
+//   - A bin without cells, as all of an empty map are: 0, and -1 as argmax.
+//   - A box with a NaN or infinite corner, scaled or not, or an infinite extent: the same.
+//   - Any size may be zero, and then there is nothing to do.
+// Values of subnormal size compare as the thread's floating-point mode has it: TensorFlow's threads
+// take those of float and bfloat16 on the CPU for zeros.
+//
+// The gradient of a value goes to its argmax alone. A cell's sum takes the bins in their order, half
+// types in float, so that its bits depend on neither the number of threads nor the run. There is no
+// gradient with respect to the boxes. Memory beside the output: the backward pass takes, for half
+// types on the CPU, 64 bytes a cell of one map and thread, and with CUDA 16 bytes a box.
+#pragma once
+
+#include <cstdint>
+
+#include "common/half.h"
+#include "common/host_device.h"
+#include "common/parallel.h"
+
+namespace kvision {
+
+inline constexpr int64_t kRoiPoolMaxCells = (int64_t{1} << 31) - 1;
+
+struct RoiPoolParameters {
+  int64_t batch, num_boxes, channels;
+  int64_t height, width;
+  int64_t output_height, output_width;
+  double spatial_scale;
+
+  KVISION_HOST_DEVICE int64_t Cells() const { return height * width; }
+  KVISION_HOST_DEVICE int64_t Bins() const { return num_boxes * output_height * output_width; }
+};
+
+// The type of the boxes beside features of type T.
+template <typename T>
+using RoiPoolBox = AccumulatorOf<T>;
+
+template <typename T>
+void RoiPoolForward(const RoiPoolParameters& parameters, const T* features,
+                    const RoiPoolBox<T>* boxes, T* output, int32_t* argmax,
+                    ParallelFor parallel_for);
+
+// Writes the whole of the gradient. Off the map an argmax adds nothing.
+template <typename T>
+void RoiPoolBackward(const RoiPoolParameters& parameters, const T* output_gradient,
+                     const int32_t* argmax, T* feature_gradient, ParallelFor parallel_for);
+
+// The same on the device of the stream (a cudaStream_t). They return a cudaError_t, 0 for success.
+template <typename T>
+int RoiPoolForwardCuda(const RoiPoolParameters& parameters, const T* features,
+                       const RoiPoolBox<T>* boxes, T* output, int32_t* argmax, void* stream);
+
+// The boxes must be those of the argmax: a cell looks for itself in the bins that it lies in.
+template <typename T>
+int RoiPoolBackwardCuda(const RoiPoolParameters& parameters, const T* output_gradient,
+                        const int32_t* argmax, const RoiPoolBox<T>* boxes, T* feature_gradient,
+                        void* workspace, void* stream);
+
+// Bytes of device memory that RoiPoolBackwardCuda wants as its workspace.
+int64_t RoiPoolBackwardCudaWorkspace(const RoiPoolParameters& parameters);
+
+}  // namespace kvision
