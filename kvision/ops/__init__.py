@@ -9,5 +9,6 @@ from kvision.ops.batched_nms import batched_nms
 from kvision.ops.multiscale_roi_align import multiscale_roi_align
 from kvision.ops.nms import nms
 from kvision.ops.roi_align import roi_align
+from kvision.ops.roi_pool import roi_pool
 
-__all__ = ["batched_nms", "multiscale_roi_align", "native", "nms", "roi_align"]
+__all__ = ["batched_nms", "multiscale_roi_align", "native", "nms", "roi_align", "roi_pool"]

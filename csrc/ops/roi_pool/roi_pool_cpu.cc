@@ -37,29 +37,28 @@ void RoiPoolForward(const RoiPoolParameters& parameters, const T* features,
   using F = RoiPoolBox<T>;
   constexpr int64_t kTypicalCells = 30;
   const int64_t channels = parameters.channels;
+  if (parameters.batch * parameters.num_boxes * channels == 0) return;
   const int64_t bins = parameters.output_height * parameters.output_width;
   const auto max_of_bin = PickMaxOfBin<T>();
-  parallel_for(parameters.batch * parameters.num_boxes,
-               bins * (channels + 16) * kTypicalCells / 4 + 1, [&](int64_t begin, int64_t end) {
-                 for (int64_t box = begin; box < end; ++box) {
-                   const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
-                   const T* map =
-                       features + box / parameters.num_boxes * parameters.Cells() * channels;
-                   for (int64_t bin = 0; bin < bins; ++bin) {
-                     const RoiPoolCells rows = grid.rows.CellsOf(bin / parameters.output_width);
-                     const RoiPoolCells columns =
-                         grid.columns.CellsOf(bin % parameters.output_width);
-                     const int64_t at = (box * bins + bin) * channels;
-                     if (rows.begin < rows.end && columns.begin < columns.end) {
-                       max_of_bin(map, parameters.width, channels, rows, columns, output + at,
-                                  argmax + at);
-                     } else {
-                       std::fill_n(output + at, channels, T{});
-                       std::fill_n(argmax + at, channels, -1);
-                     }
-                   }
-                 }
-               });
+  parallel_for(
+      parameters.batch * parameters.num_boxes, bins * (channels + 16) * kTypicalCells / 4 + 1,
+      [&](int64_t begin, int64_t end) {
+        for (int64_t box = begin; box < end; ++box) {
+          const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
+          const T* map = features + box / parameters.num_boxes * parameters.Cells() * channels;
+          for (int64_t bin = 0; bin < bins; ++bin) {
+            const RoiPoolCells rows = grid.rows.CellsOf(bin / parameters.output_width);
+            const RoiPoolCells columns = grid.columns.CellsOf(bin % parameters.output_width);
+            const int64_t at = (box * bins + bin) * channels;
+            if (rows.begin < rows.end && columns.begin < columns.end) {
+              max_of_bin(map, parameters.width, channels, rows, columns, output + at, argmax + at);
+            } else {
+              std::fill_n(output + at, channels, T{});
+              std::fill_n(argmax + at, channels, -1);
+            }
+          }
+        }
+      });
 }
 
 template <typename T>
@@ -71,9 +70,9 @@ void RoiPoolBackward(const RoiPoolParameters& parameters, const T* output_gradie
   // Lines so far apart are not fetched ahead by the processor itself.
   constexpr int64_t kBinsAhead = 8;
   constexpr bool kInPlace = std::is_same_v<T, F>;
-  const int64_t channels = parameters.channels, cells = parameters.Cells(),
-                bins = parameters.Bins();
-  if (cells == 0) return;
+  const int64_t channels = parameters.channels, cells = parameters.Cells();
+  if (parameters.batch * cells * channels == 0) return;
+  const int64_t bins = parameters.Bins();
   const int64_t blocks = (channels + kBlock - 1) / kBlock;
   parallel_for(
       parameters.batch * blocks, (cells + 4 * bins) * kBlock, [&](int64_t begin, int64_t end) {
@@ -117,10 +116,10 @@ void RoiPoolBackward(const RoiPoolParameters& parameters, const T* output_gradie
       });
 }
 
-#define KVISION_ROI_POOL(T)                                                                    \
+#define KVISION_ROI_POOL(T)                                                                     \
   template void RoiPoolForward<T>(const RoiPoolParameters&, const T*, const RoiPoolBox<T>*, T*, \
-                                  int32_t*, ParallelFor);                                      \
-  template void RoiPoolBackward<T>(const RoiPoolParameters&, const T*, const int32_t*, T*,     \
+                                  int32_t*, ParallelFor);                                       \
+  template void RoiPoolBackward<T>(const RoiPoolParameters&, const T*, const int32_t*, T*,      \
                                    ParallelFor);
 KVISION_ROI_POOL(Half)
 KVISION_ROI_POOL(BFloat16)

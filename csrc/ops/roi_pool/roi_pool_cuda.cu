@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/half.h"
+#include "common/launch.cuh"
 #include "ops/roi_pool/roi_pool.h"
 #include "ops/roi_pool/roi_pool_bins.h"
 
@@ -14,6 +15,8 @@ namespace kvision {
 namespace {
 
 constexpr int kThreads = 128;
+// Leaves each thread up to 128 registers, so that none spills.
+constexpr int kBlocksOnSm = 4;
 
 template <typename T, int kPack>
 struct alignas(sizeof(T) * kPack) Pack {
@@ -31,7 +34,7 @@ __device__ inline void StorePack(const Pack<T, kPack>& pack, T* to) {
 }
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOnSm)
     ForwardKernel(RoiPoolParameters parameters, const T* __restrict__ features,
                   const RoiPoolBox<T>* __restrict__ boxes, T* __restrict__ output,
                   int32_t* __restrict__ argmax, int64_t total) {
@@ -92,11 +95,10 @@ __global__ void ReachKernel(RoiPoolParameters parameters, const F* __restrict__ 
   for (int64_t box = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; box < total;
        box += step) {
     const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
-    reaches[box] = {
-        static_cast<int32_t>(grid.rows.CellsOf(0).begin),
-        static_cast<int32_t>(grid.rows.CellsOf(parameters.output_height - 1).end),
-        static_cast<int32_t>(grid.columns.CellsOf(0).begin),
-        static_cast<int32_t>(grid.columns.CellsOf(parameters.output_width - 1).end)};
+    reaches[box] = {static_cast<int32_t>(grid.rows.CellsOf(0).begin),
+                    static_cast<int32_t>(grid.rows.CellsOf(parameters.output_height - 1).end),
+                    static_cast<int32_t>(grid.columns.CellsOf(0).begin),
+                    static_cast<int32_t>(grid.columns.CellsOf(parameters.output_width - 1).end)};
   }
 }
 
@@ -115,7 +117,7 @@ __device__ inline BinRange BinsNear(const RoiPoolAxis<F>& axis, int64_t cell, in
 }
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOnSm)
     BackwardKernel(RoiPoolParameters parameters, const T* __restrict__ output_gradient,
                    const int32_t* __restrict__ argmax, const RoiPoolBox<T>* __restrict__ boxes,
                    const Reach* __restrict__ reaches, T* __restrict__ feature_gradient,
@@ -188,10 +190,11 @@ bool Packs(int64_t channels, const T* first, const T* second, const int32_t* cel
 }  // namespace
 
 template <typename T>
-int RoiPoolForwardCuda(const RoiPoolParameters& parameters, const T* features,
-                       const RoiPoolBox<T>* boxes, T* output, int32_t* argmax, void* stream) {
+const char* RoiPoolForwardCuda(const RoiPoolParameters& parameters, const T* features,
+                               const RoiPoolBox<T>* boxes, T* output, int32_t* argmax,
+                               void* stream) {
   const int64_t total = parameters.batch * parameters.Bins() * parameters.channels;
-  if (total == 0) return cudaSuccess;
+  if (total == 0) return nullptr;
   const auto launch = [&](auto kernel, int64_t threads) {
     kernel<<<BlocksFor(threads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
         parameters, features, boxes, output, argmax, threads);
@@ -201,7 +204,7 @@ int RoiPoolForwardCuda(const RoiPoolParameters& parameters, const T* features,
   } else {
     launch(ForwardKernel<T, 1>, total);
   }
-  return cudaGetLastError();
+  return LastCudaError();
 }
 
 int64_t RoiPoolBackwardCudaWorkspace(const RoiPoolParameters& parameters) {
@@ -209,17 +212,17 @@ int64_t RoiPoolBackwardCudaWorkspace(const RoiPoolParameters& parameters) {
 }
 
 template <typename T>
-int RoiPoolBackwardCuda(const RoiPoolParameters& parameters, const T* output_gradient,
-                        const int32_t* argmax, const RoiPoolBox<T>* boxes, T* feature_gradient,
-                        void* workspace, void* stream) {
+const char* RoiPoolBackwardCuda(const RoiPoolParameters& parameters, const T* output_gradient,
+                                const int32_t* argmax, const RoiPoolBox<T>* boxes,
+                                T* feature_gradient, void* workspace, void* stream) {
   const int64_t total = parameters.batch * parameters.Cells() * parameters.channels;
-  if (total == 0) return cudaSuccess;
+  if (total == 0) return nullptr;
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   const int64_t num_boxes = parameters.batch * parameters.num_boxes;
   Reach* const reaches = static_cast<Reach*>(workspace);
   if (num_boxes > 0) {
-    ReachKernel<RoiPoolBox<T>><<<BlocksFor(num_boxes), kThreads, 0, cuda_stream>>>(
-        parameters, boxes, reaches, num_boxes);
+    ReachKernel<RoiPoolBox<T>>
+        <<<BlocksFor(num_boxes), kThreads, 0, cuda_stream>>>(parameters, boxes, reaches, num_boxes);
   }
   const auto launch = [&](auto kernel, int64_t threads) {
     kernel<<<BlocksFor(threads), kThreads, 0, cuda_stream>>>(
@@ -230,14 +233,14 @@ int RoiPoolBackwardCuda(const RoiPoolParameters& parameters, const T* output_gra
   } else {
     launch(BackwardKernel<T, 1>, total);
   }
-  return cudaGetLastError();
+  return LastCudaError();
 }
 
 #define KVISION_ROI_POOL(T)                                                                       \
-  template int RoiPoolForwardCuda<T>(const RoiPoolParameters&, const T*, const RoiPoolBox<T>*,    \
-                                     T*, int32_t*, void*);                                        \
-  template int RoiPoolBackwardCuda<T>(const RoiPoolParameters&, const T*, const int32_t*,         \
-                                      const RoiPoolBox<T>*, T*, void*, void*);
+  template const char* RoiPoolForwardCuda<T>(const RoiPoolParameters&, const T*,                  \
+                                             const RoiPoolBox<T>*, T*, int32_t*, void*);          \
+  template const char* RoiPoolBackwardCuda<T>(const RoiPoolParameters&, const T*, const int32_t*, \
+                                              const RoiPoolBox<T>*, T*, void*, void*);
 KVISION_ROI_POOL(Half)
 KVISION_ROI_POOL(BFloat16)
 KVISION_ROI_POOL(float)
