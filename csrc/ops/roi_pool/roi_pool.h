@@ -6,9 +6,9 @@
 //   argmax    of the shape of the output: the cell y * width + x that gave each value, or -1
 //
 // The corners of a box are scaled and rounded half away from zero to cells, both of which belong to
-// it: its extent is last - first + 1, at least 1. Bin i of n covers the cells
-// [first + floor(i * extent / n), first + ceil((i + 1) * extent / n)) that lie on the map; bins
-// next to one another may share cells. All of it is computed in the boxes' type.
+// it: its extent is last - first + 1, at least 1. A bin is extent / n long, and bin i covers the
+// cells from first + floor(i * bin) up to, not including, first + ceil((i + 1) * bin) that lie on
+// the map; bins next to one another may share cells. All of it is computed in the boxes' type.
 //   - A value is the first of the largest in row-major order. A NaN is passed over like an infinity
 //   below all; a bin of nothing else takes its first cell, whatever that holds.
 //   - A bin without cells, as all of an empty map are: 0, and -1 as argmax.
