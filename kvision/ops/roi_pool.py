@@ -102,10 +102,10 @@ def _reference(features, boxes, output_size, spatial_scale):
     """`roi_pool` in plain `keras.ops`; no shape in it depends on data.
 
     A loop visits the cells of all bins in step, from the first to the last of the largest bin, so
-    that its length is the one thing that depends on the boxes.
+    that its length is the one thing that depends on the boxes. All features together must have
+    fewer than 2^31 elements.
     """
     batch, height, width, channels = ops.shape(features)
-    num_boxes, num_bins = ops.shape(boxes)[1], output_size[0] * output_size[1]
     # One cell more, of zeros, for what lies off a bin or off the map.
     flat = ops.reshape(features, (batch, height * width, channels))
     flat = ops.concatenate([flat, ops.zeros((batch, 1, channels), features.dtype)], axis=1)
@@ -128,7 +128,7 @@ def _reference(features, boxes, output_size, spatial_scale):
             ops.where(larger, cell[..., None], argmax),
         )
 
-    shape = (batch, num_boxes, *output_size, channels)
+    shape = (batch, ops.shape(boxes)[1], *output_size, channels)
     _, _, argmax = ops.while_loop(
         lambda step, best, argmax: step < largest_height * largest_width,
         visit,
@@ -139,10 +139,9 @@ def _reference(features, boxes, output_size, spatial_scale):
         ),
     )
     # In float32, for that is how the gradients of half types are to be summed.
-    flat = ops.cast(flat, boxes.dtype)
-    argmax = ops.reshape(argmax, (batch, num_boxes * num_bins, channels))
-    values = ops.take_along_axis(flat, argmax, axis=1)
-    return ops.cast(ops.reshape(values, shape), features.dtype)
+    flat = ops.reshape(ops.cast(flat, boxes.dtype), (-1,))
+    index = (images[..., None] + argmax) * channels + ops.arange(channels)
+    return ops.cast(ops.take(flat, index), features.dtype)
 
 
 def _bins(boxes, height, width, output_size, spatial_scale):
@@ -160,7 +159,10 @@ def _bins(boxes, height, width, output_size, spatial_scale):
     extent = ops.where(finite[..., None], ops.maximum(extent, 1.0), 0.0)
 
     def axis(index, bins, size):
-        bin_extent = extent[..., index, None] / bins
+        # Not by a constant: for that, graph optimizers multiply by the reciprocal, and round twice.
+        bin_extent = extent[..., index, None] / ops.cast(
+            ops.where(finite, bins, 1)[..., None], boxes.dtype
+        )
         bin_index = ops.cast(ops.arange(bins), boxes.dtype)
         begin = ops.floor(bin_index * bin_extent) + start[..., index, None]
         end = ops.ceil((bin_index + 1.0) * bin_extent) + start[..., index, None]

@@ -183,8 +183,8 @@ RAW_GRADIENT = RawOp(
         "spatial_scale": SCALE,
         "feature_shape": Input("4", feature_shape, "int64", specials=(-1, 0, 3, 2**40)),
     },
-    # The shape is data.
-    outputs={"feature_gradient": Output("? ? ? ?")},
+    # The sizes of the map are data.
+    outputs={"feature_gradient": Output("batch ? ? channels")},
     sizes={"height": 4, "width": 5},
     invalid=(
         *SHARED_INVALID,
