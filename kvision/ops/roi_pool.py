@@ -106,21 +106,21 @@ def _reference(features, boxes, output_size, spatial_scale):
     fewer than 2^31 elements.
     """
     batch, height, width, channels = ops.shape(features)
-    # One cell more, of zeros, for what lies off a bin or off the map.
-    flat = ops.reshape(features, (batch, height * width, channels))
-    flat = ops.concatenate([flat, ops.zeros((batch, 1, channels), features.dtype)], axis=1)
-    nowhere = height * width
+    # The cells of all images, and one more, of zeros, for what lies off a bin or off the map.
+    nowhere = batch * height * width
+    cells = ops.reshape(features, (nowhere, channels))
+    cells = ops.concatenate([cells, ops.zeros((1, channels), features.dtype)], axis=0)
     top, bottom, left, right = _bins(boxes, height, width, output_size, spatial_scale)
+    images = ops.arange(batch)[:, None, None, None] * height * width
     largest_height = ops.max(bottom - top, initial=0)
     largest_width = ops.max(right - left, initial=0)
-    first = ops.where((top < bottom) & (left < right), top * width + left, nowhere)
-    images = ops.arange(batch)[:, None, None, None] * (nowhere + 1)
-    cells = ops.reshape(ops.stop_gradient(flat), (batch * (nowhere + 1), channels))
+    is_empty = (top >= bottom) | (left >= right)
+    first = ops.where(is_empty, nowhere, images + top * width + left)
 
     def visit(step, best, argmax):
         y, x = top + step // largest_width, left + step % largest_width
-        cell = ops.where((y < bottom) & (x < right), y * width + x, nowhere)
-        values = ops.take(cells, images + cell, axis=0)
+        cell = ops.where((y < bottom) & (x < right), images + y * width + x, nowhere)
+        values = ops.take(ops.stop_gradient(cells), cell, axis=0)
         larger = (values > best) & (cell < nowhere)[..., None]
         return (
             step + 1,
@@ -139,9 +139,9 @@ def _reference(features, boxes, output_size, spatial_scale):
         ),
     )
     # In float32, for that is how the gradients of half types are to be summed.
-    flat = ops.reshape(ops.cast(flat, boxes.dtype), (-1,))
-    index = (images[..., None] + argmax) * channels + ops.arange(channels)
-    return ops.cast(ops.take(flat, index), features.dtype)
+    elements = ops.reshape(ops.cast(cells, boxes.dtype), (-1,))
+    values = ops.take(elements, argmax * channels + ops.arange(channels))
+    return ops.cast(ops.reshape(values, shape), features.dtype)
 
 
 def _bins(boxes, height, width, output_size, spatial_scale):
