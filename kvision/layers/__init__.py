@@ -7,6 +7,7 @@ from kvision.layers.frozen_batch_normalization import FrozenBatchNormalization
 from kvision.layers.multiscale_roi_align import MultiscaleRoIAlign
 from kvision.layers.non_max_suppression import NonMaxSuppression
 from kvision.layers.roi_align import RoIAlign
+from kvision.layers.roi_pool import RoIPool
 from kvision.layers.rpn_head import RPNHead
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "NonMaxSuppression",
     "RPNHead",
     "RoIAlign",
+    "RoIPool",
 ]

@@ -4,7 +4,7 @@ import keras
 
 from kvision.ops import native
 from kvision.ops.multiscale_roi_align import MultiscaleRoIAlignOperation
-from kvision.ops.roi_align import output_shape
+from kvision.ops.region import output_shape
 
 
 @keras.saving.register_keras_serializable("kvision")

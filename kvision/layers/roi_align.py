@@ -3,7 +3,8 @@
 import keras
 
 from kvision.ops import native
-from kvision.ops.roi_align import RoIAlignOperation, output_shape
+from kvision.ops.region import output_shape
+from kvision.ops.roi_align import RoIAlignOperation
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -11,6 +11,7 @@ from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_bo
 from kvision.ops.multiscale_roi_align import multiscale_roi_align
 from kvision.ops.nms import nms
 from kvision.ops.roi_align import roi_align
+from kvision.ops.roi_pool import roi_pool
 
 __all__ = [
     "IGNORED",
@@ -26,4 +27,5 @@ __all__ = [
     "nms",
     "pairwise_iou",
     "roi_align",
+    "roi_pool",
 ]

@@ -7,13 +7,8 @@ Detection", 2017, equation 1.
 import keras
 from keras import ops
 
-from kvision.ops.roi_align import (
-    align_levels,
-    check_sampling,
-    check_tensors,
-    output_shape,
-    standardize_output_size,
-)
+from kvision.ops.region import check_tensors, output_shape, standardize_output_size
+from kvision.ops.roi_align import align_levels, check_sampling
 
 _NAME = "multiscale_roi_align"
 # Of the native kernel; the reference keeps to it too.

@@ -7,6 +7,12 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.region import (
+    check_spatial_scale,
+    check_tensors,
+    output_shape,
+    standardize_output_size,
+)
 from kvision.ops.separable_pooling import pool_levels
 
 MAX_SAMPLING_RATIO = 128
@@ -109,65 +115,14 @@ class RoIAlignOperation(keras.Operation):
         )
 
 
-def standardize_output_size(name, output_size):
-    """Returns `output_size`, an int or a pair, as a pair of positive ints."""
-    pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    if len(pair) != 2 or any(int(bins) != bins or bins < 1 for bins in pair):
-        raise ValueError(
-            f"{name}: `output_size` must be a positive int or a pair (height, width) of them. "
-            f"Received: {output_size}."
-        )
-    return int(pair[0]), int(pair[1])
-
-
 def check_sampling(name, spatial_scale, sampling_ratio):
     """Raises `ValueError` unless the scale is positive and the sampling ratio in range."""
-    if not 0 < spatial_scale < float("inf"):
-        raise ValueError(
-            f"{name}: `spatial_scale` must be positive and finite. Received: {spatial_scale}."
-        )
+    check_spatial_scale(name, spatial_scale)
     if int(sampling_ratio) != sampling_ratio or not 0 <= sampling_ratio <= MAX_SAMPLING_RATIO:
         raise ValueError(
             f"{name}: `sampling_ratio` must be an int between 0 (adaptive) and "
             f"{MAX_SAMPLING_RATIO}. Received: {sampling_ratio}."
         )
-
-
-def check_tensors(name, features, boxes, features_name="features"):
-    """Raises `ValueError` for ranks, static sizes or dtypes that `roi_align` does not take."""
-    feature_shape, box_shape = tuple(features.shape), tuple(boxes.shape)
-    if len(feature_shape) != 4:
-        raise ValueError(
-            f"{name}: `{features_name}` must have shape (batch, height, width, channels). "
-            f"Received: {feature_shape}."
-        )
-    if len(box_shape) != 3 or box_shape[2] not in (4, None):
-        raise ValueError(
-            f"{name}: `boxes` must have shape (batch, num_boxes, 4). Received: {box_shape}."
-        )
-    if None not in (feature_shape[0], box_shape[0]) and feature_shape[0] != box_shape[0]:
-        raise ValueError(
-            f"{name}: `{features_name}` and `boxes` must have the same batch size. "
-            f"Received: {feature_shape} and {box_shape}."
-        )
-    dtype = keras.backend.standardize_dtype(features.dtype)
-    if dtype not in ("float16", "bfloat16", "float32", "float64"):
-        raise ValueError(
-            f"{name}: `{features_name}` must be float16, bfloat16, float32 or float64. "
-            f"Received: {dtype}."
-        )
-    box_dtype = keras.backend.standardize_dtype(boxes.dtype)
-    if box_dtype in ("float16", "bfloat16", "bool", "string") or box_dtype.startswith("complex"):
-        raise ValueError(
-            f"{name}: `boxes` must be float32 or float64: pixel coordinates lose their fractions "
-            f"in half precision. Received: {box_dtype}."
-        )
-
-
-def output_shape(feature_shape, box_shape, output_size):
-    """The one formula of the result's shape; `None` stands for what is unknown."""
-    batch = box_shape[0] if box_shape[0] is not None else feature_shape[0]
-    return (batch, box_shape[1], *output_size, feature_shape[3])
 
 
 def align_levels(features, boxes, levels, *, spatial_scales, output_size, sampling_ratio, aligned):

@@ -22,6 +22,10 @@ def multiscale_layer(**kwargs):
     return layers.MultiscaleRoIAlign((2, 3), strides=strides, **OPTIONS, **kwargs)
 
 
+def roi_pool_layer(**kwargs):
+    return layers.RoIPool((2, 3), spatial_scale=0.01, **kwargs)
+
+
 CASES = [
     (
         roi_align_layer,
@@ -36,6 +40,11 @@ CASES = [
         lambda pyramid: ops.multiscale_roi_align(
             pyramid, BOXES, output_size=(2, 3), strides={"P2": 100, "P3": 200}, **OPTIONS
         ),
+    ),
+    (
+        roi_pool_layer,
+        FEATURES,
+        lambda features: ops.roi_pool(features, BOXES, output_size=(2, 3), spatial_scale=0.01),
     ),
 ]
 cases = pytest.mark.parametrize(("make_layer", "features", "function"), CASES)
@@ -101,3 +110,10 @@ def test_wrong_arguments(make):
         make(0)
     with pytest.raises(ValueError, match="roi_align: `sampling_ratio` must be"):
         make(7, sampling_ratio=-1)
+
+
+def test_wrong_arguments_of_roi_pool():
+    with pytest.raises(ValueError, match="roi_pool: `output_size` must be"):
+        layers.RoIPool(0)
+    with pytest.raises(ValueError, match="roi_pool: `spatial_scale` must be"):
+        layers.RoIPool(7, spatial_scale=0)
