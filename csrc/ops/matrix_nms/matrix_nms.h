@@ -45,27 +45,22 @@ class MatrixNmsDecay {
         sigma_(attributes.sigma),
         least_(linear_ ? 1.0f : 0.0f) {}
 
-  // A box before it, their IoU, and that box's own greatest IoU with a box before it.
+  // A box before it: their IoU, and that box's own greatest IoU with a box before it.
   KVISION_HOST_DEVICE void Include(float iou, float greatest_iou) {
-    Include(Term(iou, greatest_iou));
+    IncludeTerm(linear_ ? (1.0f - iou) / (1.0f - greatest_iou)
+                        : Product(greatest_iou, greatest_iou) - Product(iou, iou));
   }
 
-  // What another one has included.
-  KVISION_HOST_DEVICE void Include(const MatrixNmsDecay& other) { Include(other.least_); }
+  // The least term of another set of boxes before it. NaN is less than nothing.
+  KVISION_HOST_DEVICE void IncludeTerm(float term) { least_ = term < least_ ? term : least_; }
 
+  KVISION_HOST_DEVICE float LeastTerm() const { return least_; }
   KVISION_HOST_DEVICE float Factor() const { return linear_ ? least_ : std::exp(sigma_ * least_); }
 
  private:
-  // The quotient, or its logarithm by sigma. NaN and infinity are not the least.
-  KVISION_HOST_DEVICE float Term(float iou, float greatest_iou) const {
-    if (linear_) return (1.0f - iou) / (1.0f - greatest_iou);
-    return Product(greatest_iou, greatest_iou) - Product(iou, iou);
-  }
-  KVISION_HOST_DEVICE void Include(float term) { least_ = term < least_ ? term : least_; }
-
   bool linear_;
   float sigma_;
-  float least_;
+  float least_;  // quotient; of the Gaussian, its logarithm divided by sigma
 };
 
 void MatrixNmsCpu(const float* boxes, const float* scores, const int32_t* labels, int64_t num_boxes,
