@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cub/device/device_radix_sort.cuh>
 
+#include "common/launch.cuh"
 #include "common/suppression.h"
 
 namespace kvision {
@@ -205,11 +206,6 @@ void SuppressSorted(const SuppressionSets& sets, float iou_threshold, int64_t ma
     ScanKernel<<<count, kThreads, num_tiles * sizeof(uint64_t), stream>>>(
         sets, first, max_kept, workspace.keys[1], workspace.values[1], workspace.mask, result);
   }
-}
-
-inline const char* LastCudaError() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
 }  // namespace

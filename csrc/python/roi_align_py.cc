@@ -1,6 +1,5 @@
 // RoIAlign on NumPy arrays, and on device pointers where CUDA was built: the kernels without
 // TensorFlow.
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cstdint>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "ops/roi_align/roi_align.h"
+#include "python/arrays.h"
 #include "python/binding.h"
 #include "python/parallel.h"
 
@@ -18,55 +18,40 @@ namespace {
 
 namespace py = pybind11;
 
+using Size = std::pair<int64_t, int64_t>;
+
 template <typename T>
-using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
-
-void Require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(std::string("roi_align: ") + message);
-}
-
-// Batch, number and grid; the caller adds the channels.
-template <typename T>
-RoiAlignParameters Parameters(const Array<T>& boxes, const Array<int32_t>& levels,
-                              std::pair<int64_t, int64_t> output_size, int64_t sampling_ratio,
-                              bool aligned) {
-  Require(boxes.ndim() == 3 && boxes.shape(2) == 4,
-          "`boxes` must have shape (batch, num_boxes, 4).");
-  Require(
-      levels.ndim() == 2 && levels.shape(0) == boxes.shape(0) && levels.shape(1) == boxes.shape(1),
-      "`levels` must have shape (batch, num_boxes) of `boxes`.");
-  Require(output_size.first > 0 && output_size.second > 0, "`output_size` must be positive.");
-  Require(sampling_ratio >= 0 && sampling_ratio <= kRoiAlignMaxSamplingRatio,
-          "`sampling_ratio` must lie between 0 and 128.");
-  return {boxes.shape(0),     boxes.shape(1), 0,      output_size.first,
-          output_size.second, sampling_ratio, aligned};
-}
-
-void RequireScales(const std::vector<double>& spatial_scales, size_t num_levels) {
-  Require(num_levels > 0 && num_levels == spatial_scales.size(),
-          "there must be one of `spatial_scales` a level, and at least one level.");
-  for (const double scale : spatial_scales)
-    Require(scale > 0, "`spatial_scales` must be positive.");
+RoiAlignParameters MatchGeometry(const Array<T>& boxes, const Array<int32_t>& levels,
+                                 const Array<double>& spatial_scales, Size output_size,
+                                 int64_t sampling_ratio, bool aligned, Sizes* sizes) {
+  Require(CheckRoiAlign(sizes->operator[]("num_levels"), sampling_ratio));
+  Require(CheckRoiAlignOutputSize(output_size.first, output_size.second));
+  MatchArrays(kRoiAlignGeometry, sizes, boxes, levels, spatial_scales);
+  for (int64_t level = 0; level < spatial_scales.size(); ++level) {
+    Require(CheckRoiAlignScale(spatial_scales.data()[level]));
+  }
+  sizes->Set("output_height", output_size.first);
+  sizes->Set("output_width", output_size.second);
+  return {(*sizes)["batch"],  (*sizes)["num_boxes"], 0,      output_size.first,
+          output_size.second, sampling_ratio,        aligned};
 }
 
 template <typename T>
 Array<T> Forward(const std::vector<Array<T>>& features, const Array<T>& boxes,
-                 const Array<int32_t>& levels, const std::vector<double>& spatial_scales,
-                 std::pair<int64_t, int64_t> output_size, int64_t sampling_ratio, bool aligned,
-                 int num_threads) {
-  RoiAlignParameters parameters = Parameters(boxes, levels, output_size, sampling_ratio, aligned);
-  RequireScales(spatial_scales, features.size());
+                 const Array<int32_t>& levels, const Array<double>& spatial_scales,
+                 Size output_size, int64_t sampling_ratio, bool aligned, int num_threads) {
+  Sizes sizes("roi_align");
+  sizes.Set("num_levels", static_cast<int64_t>(features.size()));
+  RoiAlignParameters parameters =
+      MatchGeometry(boxes, levels, spatial_scales, output_size, sampling_ratio, aligned, &sizes);
   std::vector<RoiAlignLevel<const T>> views;
   for (size_t level = 0; level < features.size(); ++level) {
     const Array<T>& map = features[level];
-    Require(
-        map.ndim() == 4 && map.shape(0) == parameters.batch && map.shape(3) == features[0].shape(3),
-        "`features` must have shape (batch, height, width, channels), batch and channels equal.");
-    views.push_back({map.data(), map.shape(1), map.shape(2), spatial_scales[level]});
+    MatchArray(map, kRoiAlignFeatures, &sizes);
+    views.push_back({map.data(), map.shape(1), map.shape(2), spatial_scales.data()[level]});
   }
-  parameters.channels = features[0].shape(3);
-  Array<T> output({parameters.batch, parameters.num_boxes, output_size.first, output_size.second,
-                   parameters.channels});
+  parameters.channels = sizes["channels"];
+  auto output = MakeArray<T>(kRoiAlignOutput, sizes);
   RoiAlignForward<T>(parameters, {views.data(), static_cast<int64_t>(views.size())}, boxes.data(),
                      levels.data(), output.mutable_data(), ThreadsFor(num_threads));
   return output;
@@ -74,26 +59,27 @@ Array<T> Forward(const std::vector<Array<T>>& features, const Array<T>& boxes,
 
 template <typename T>
 std::vector<Array<T>> Backward(const Array<T>& output_gradient, const Array<T>& boxes,
-                               const Array<int32_t>& levels,
-                               const std::vector<double>& spatial_scales,
-                               const std::vector<std::pair<int64_t, int64_t>>& feature_sizes,
-                               int64_t sampling_ratio, bool aligned, int num_threads) {
-  Require(output_gradient.ndim() == 5, "`output_gradient` must have five axes.");
-  RoiAlignParameters parameters = Parameters(
-      boxes, levels, {output_gradient.shape(2), output_gradient.shape(3)}, sampling_ratio, aligned);
-  Require(output_gradient.shape(0) == parameters.batch &&
-              output_gradient.shape(1) == parameters.num_boxes,
-          "`output_gradient` must have the batch and number of `boxes`.");
-  RequireScales(spatial_scales, feature_sizes.size());
-  parameters.channels = output_gradient.shape(4);
+                               const Array<int32_t>& levels, const Array<double>& spatial_scales,
+                               const std::vector<Size>& feature_sizes, int64_t sampling_ratio,
+                               bool aligned, int num_threads) {
+  Sizes sizes("roi_align");
+  sizes.Set("num_levels", static_cast<int64_t>(feature_sizes.size()));
+  MatchArray(output_gradient, {"output_gradient", kRoiAlignOutput.axes}, &sizes);
+  RoiAlignParameters parameters =
+      MatchGeometry(boxes, levels, spatial_scales, {sizes["output_height"], sizes["output_width"]},
+                    sampling_ratio, aligned, &sizes);
+  parameters.channels = sizes["channels"];
   std::vector<Array<T>> gradients;
   std::vector<RoiAlignLevel<T>> views;
   for (size_t level = 0; level < feature_sizes.size(); ++level) {
     const auto [height, width] = feature_sizes[level];
-    Require(height >= 0 && width >= 0, "`feature_sizes` must not be negative.");
+    if (height < 0 || width < 0) {
+      Require(Complaint("roi_align", "`feature_sizes` must not be negative. Received: ", height,
+                        " and ", width, "."));
+    }
     gradients.emplace_back(
         std::vector<int64_t>{parameters.batch, height, width, parameters.channels});
-    views.push_back({gradients.back().mutable_data(), height, width, spatial_scales[level]});
+    views.push_back({gradients.back().mutable_data(), height, width, spatial_scales.data()[level]});
   }
   RoiAlignBackward<T>(parameters, output_gradient.data(), boxes.data(), levels.data(),
                       {views.data(), static_cast<int64_t>(views.size())}, ThreadsFor(num_threads));
@@ -122,7 +108,7 @@ struct CudaCall {
   uintptr_t boxes, levels, output, workspace, stream;
 
   template <typename T>
-  int Run(bool forward) const {
+  const char* Run(bool forward) const {
     const auto* box_data = reinterpret_cast<const RoiAlignBox<T>*>(boxes);
     const auto* level_data = reinterpret_cast<const int32_t*>(levels);
     void* const on_stream = reinterpret_cast<void*>(stream);
@@ -155,9 +141,10 @@ void RunOnCuda(bool forward, const std::string& dtype, const std::vector<uintptr
                uintptr_t output, uintptr_t workspace, int64_t batch, int64_t num_boxes,
                int64_t channels, std::pair<int64_t, int64_t> output_size, int64_t sampling_ratio,
                bool aligned, uintptr_t stream) {
-  RequireScales(spatial_scales, maps.size());
-  Require(sizes.size() == maps.size() && maps.size() <= kRoiAlignMaxLevels,
-          "there must be one size a map, and at most 8 maps.");
+  Require(CheckRoiAlign(static_cast<int64_t>(maps.size()), sampling_ratio));
+  if (sizes.size() != maps.size() || spatial_scales.size() != maps.size()) {
+    Require(Complaint("roi_align", "`sizes` and `spatial_scales` must have one entry a map."));
+  }
   const CudaCall call = {
       {batch, num_boxes, channels, output_size.first, output_size.second, sampling_ratio, aligned},
       maps,
@@ -168,18 +155,20 @@ void RunOnCuda(bool forward, const std::string& dtype, const std::vector<uintptr
       output,
       workspace,
       stream};
-  int error;
+  const char* error;
   if (dtype == "float16") {
     error = call.Run<Half>(forward);
   } else if (dtype == "bfloat16") {
     error = call.Run<BFloat16>(forward);
   } else if (dtype == "float32") {
     error = call.Run<float>(forward);
-  } else {
-    Require(dtype == "float64", "`dtype` must be float16, bfloat16, float32 or float64.");
+  } else if (dtype == "float64") {
     error = call.Run<double>(forward);
+  } else {
+    throw std::invalid_argument(Complaint(
+        "roi_align", "`dtype` must be float16, bfloat16, float32 or float64. Received: ", dtype));
   }
-  if (error != 0) throw std::runtime_error("roi_align: CUDA error " + std::to_string(error) + ".");
+  if (error != nullptr) throw std::runtime_error(Complaint("roi_align", error));
 }
 
 // The workspace of the gradient holds 32 bytes a box; the forward pass takes 0 for none.

@@ -440,9 +440,9 @@ class TestRawOp:
             ((2, 5, 4), (2, 5, 3), "batched_nms: `boxes` must have shape"),
             ((2, 5, 1, 5), (2, 5, 3), "batched_nms: `boxes` must have shape"),
             ((2, 5, 1, 4), (2, 5), "batched_nms: `scores` must have shape"),
-            ((1, 5, 1, 4), (2, 5, 3), "batched_nms: `boxes` and `scores` must have the same"),
-            ((2, 4, 1, 4), (2, 5, 3), "batched_nms: `boxes` and `scores` must have the same"),
-            ((2, 5, 2, 4), (2, 5, 3), "batched_nms: `boxes` and `scores` must have the same"),
+            ((1, 5, 1, 4), (2, 5, 3), "batched_nms: `scores` must have shape .* where"),
+            ((2, 4, 1, 4), (2, 5, 3), "batched_nms: `scores` must have shape .* where"),
+            ((2, 5, 2, 4), (2, 5, 3), "batched_nms: `scores` must have shape .* where"),
         ],
     )
     def test_wrong_shapes_are_refused(self, raw, boxes, scores, message):

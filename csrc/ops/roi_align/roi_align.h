@@ -1,10 +1,12 @@
 // RoIAlign (He, Gkioxari, Dollár, Girshick, "Mask R-CNN", 2017) over one feature map or a pyramid
 // of them.
 //
-//   levels      maps (batch, height_l, width_l, channels), each with its spatial scale
-//   boxes       (batch, num_boxes, 4), x1 y1 x2 y2 in pixels, float; double beside double features
-//   box_levels  (batch, num_boxes), the map that a box reads
-//   output      (batch, num_boxes, output_height, output_width, channels)
+//   features        maps (batch, height, width, channels), each of its own height and width
+//   boxes           (batch, num_boxes, 4), x1 y1 x2 y2 in pixels, float; double beside double
+//                   features
+//   levels          (batch, num_boxes), the map that a box reads
+//   spatial_scales  (num_levels,), the scale of each map
+//   output          (batch, num_boxes, output_height, output_width, channels)
 //
 // A box scaled to its map, and shifted by half a cell if `aligned`, is cut into equal bins. A bin
 // is the mean over a grid of bilinear samples: `sampling_ratio` a side, or ceil(bin extent) a side
@@ -26,14 +28,24 @@
 // touches.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <string>
 #include <type_traits>
 
 #include "common/half.h"
 #include "common/parallel.h"
+#include "common/shapes.h"
 #include "common/span.h"
 
 namespace kvision {
+
+constexpr ShapeRule kRoiAlignFeatures = {"features", "batch *height *width channels"};
+constexpr ShapeRule kRoiAlignGeometry[] = {{"boxes", "batch num_boxes 4"},
+                                           {"levels", "batch num_boxes"},
+                                           {"spatial_scales", "num_levels"}};
+constexpr ShapeRule kRoiAlignOutput = {"output",
+                                       "batch num_boxes output_height output_width channels"};
 
 inline constexpr int kRoiAlignMaxLevels = 8;
 inline constexpr int64_t kRoiAlignMaxSamplingRatio = 128;
@@ -44,6 +56,32 @@ struct RoiAlignParameters {
   int64_t sampling_ratio;
   bool aligned;
 };
+
+// What is wrong with the numbers that do not depend on the tensors' shapes, or nothing.
+inline std::string CheckRoiAlign(int64_t num_levels, int64_t sampling_ratio) {
+  if (num_levels < 1 || num_levels > kRoiAlignMaxLevels) {
+    return Complaint("roi_align", "between 1 and ", kRoiAlignMaxLevels,
+                     " feature levels are taken. Received: ", num_levels, ".");
+  }
+  if (sampling_ratio < 0 || sampling_ratio > kRoiAlignMaxSamplingRatio) {
+    return Complaint("roi_align", "`sampling_ratio` must lie between 0 (adaptive) and ",
+                     kRoiAlignMaxSamplingRatio, ". Received: ", sampling_ratio, ".");
+  }
+  return {};
+}
+
+inline std::string CheckRoiAlignOutputSize(int64_t height, int64_t width) {
+  if (height >= 1 && width >= 1) return {};
+  return Complaint("roi_align",
+                   "`output_height` and `output_width` must be positive. Received: ", height,
+                   " and ", width, ".");
+}
+
+inline std::string CheckRoiAlignScale(double scale) {
+  if (scale > 0 && std::isfinite(scale)) return {};
+  return Complaint("roi_align", "`spatial_scales` must be positive and finite. Received: ", scale,
+                   ".");
+}
 
 template <typename T>
 struct RoiAlignLevel {
@@ -68,17 +106,18 @@ void RoiAlignBackward(const RoiAlignParameters& parameters, const T* output_grad
                       Span<const RoiAlignLevel<T>> level_gradients, ParallelFor parallel_for);
 
 // The same on the device of the stream (a cudaStream_t); boxes and maps are device memory. They
-// return a cudaError_t, 0 for success.
+// return null, or what CUDA says is wrong.
 template <typename T>
-int RoiAlignForwardCuda(const RoiAlignParameters& parameters,
-                        Span<const RoiAlignLevel<const T>> levels, const RoiAlignBox<T>* boxes,
-                        const int32_t* box_levels, T* output, void* stream);
+const char* RoiAlignForwardCuda(const RoiAlignParameters& parameters,
+                                Span<const RoiAlignLevel<const T>> levels,
+                                const RoiAlignBox<T>* boxes, const int32_t* box_levels, T* output,
+                                void* stream);
 
 template <typename T>
-int RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* output_gradient,
-                         const RoiAlignBox<T>* boxes, const int32_t* box_levels,
-                         Span<const RoiAlignLevel<T>> level_gradients, void* workspace,
-                         void* stream);
+const char* RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* output_gradient,
+                                 const RoiAlignBox<T>* boxes, const int32_t* box_levels,
+                                 Span<const RoiAlignLevel<T>> level_gradients, void* workspace,
+                                 void* stream);
 
 // Bytes of device memory that RoiAlignBackwardCuda wants as its workspace.
 int64_t RoiAlignBackwardCudaWorkspace(const RoiAlignParameters& parameters);

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "common/half.h"
+#include "common/launch.cuh"
 #include "ops/roi_align/roi_align.h"
 #include "ops/roi_align/roi_align_grid.h"
 
@@ -234,7 +235,7 @@ constexpr int kFullPack = sizeof(T) == 8 ? 2 : 4;
 }  // namespace
 
 template <typename T>
-int RoiAlignForwardCuda(const RoiAlignParameters& parameters,
+const char* RoiAlignForwardCuda(const RoiAlignParameters& parameters,
                         Span<const RoiAlignLevel<const T>> levels, const RoiAlignBox<T>* boxes,
                         const int32_t* box_levels, T* output, void* stream) {
   constexpr int kPack = kFullPack<T>;
@@ -243,7 +244,7 @@ int RoiAlignForwardCuda(const RoiAlignParameters& parameters,
   std::copy(levels.begin(), levels.end(), list.list);
   const int64_t total = parameters.batch * parameters.num_boxes * parameters.output_height *
                         parameters.output_width * parameters.channels;
-  if (total == 0) return cudaSuccess;
+  if (total == 0) return nullptr;
   const bool packs =
       std::all_of(levels.begin(), levels.end(), [&](const RoiAlignLevel<const T>& level) {
         return Packs<T, kPack>(parameters.channels, level.data, output);
@@ -256,7 +257,7 @@ int RoiAlignForwardCuda(const RoiAlignParameters& parameters,
     ForwardKernel<T, 1><<<BlocksFor(total), kThreads, 0, cuda_stream>>>(parameters, list, boxes,
                                                                         box_levels, output, total);
   }
-  return cudaGetLastError();
+  return LastCudaError();
 }
 
 int64_t RoiAlignBackwardCudaWorkspace(const RoiAlignParameters& parameters) {
@@ -264,7 +265,7 @@ int64_t RoiAlignBackwardCudaWorkspace(const RoiAlignParameters& parameters) {
 }
 
 template <typename T>
-int RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* output_gradient,
+const char* RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* output_gradient,
                          const RoiAlignBox<T>* boxes, const int32_t* box_levels,
                          Span<const RoiAlignLevel<T>> level_gradients, void* workspace,
                          void* stream) {
@@ -288,14 +289,14 @@ int RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* output_g
           parameters, output_gradient, boxes, reaches, level, total);
     }
   }
-  return cudaGetLastError();
+  return LastCudaError();
 }
 
 #define KVISION_ROI_ALIGN(T)                                                                       \
-  template int RoiAlignForwardCuda<T>(const RoiAlignParameters&,                                   \
+  template const char* RoiAlignForwardCuda<T>(const RoiAlignParameters&,                                   \
                                       Span<const RoiAlignLevel<const T>>, const RoiAlignBox<T>*,   \
                                       const int32_t*, T*, void*);                                  \
-  template int RoiAlignBackwardCuda<T>(const RoiAlignParameters&, const T*, const RoiAlignBox<T>*, \
+  template const char* RoiAlignBackwardCuda<T>(const RoiAlignParameters&, const T*, const RoiAlignBox<T>*, \
                                        const int32_t*, Span<const RoiAlignLevel<T>>, void*,        \
                                        void*);
 KVISION_ROI_ALIGN(Half)
