@@ -10,16 +10,37 @@
 #pragma once
 
 #include <cmath>
+#include <string>
 
+#include "common/shapes.h"
 #include "common/suppression.h"
 
 namespace kvision {
 
 enum class DecayMethod { kLinear, kGaussian };
 
-// How many boxes are returned, padding included; -1 stands for no maximum.
+// The method of this name. Returns what is wrong with the name, or nothing.
+inline std::string ParseDecayMethod(const char* op, const std::string& name, DecayMethod* method) {
+  *method = name == "linear" ? DecayMethod::kLinear : DecayMethod::kGaussian;
+  if (name == "linear" || name == "gaussian") return {};
+  return Complaint(op, "`method` must be \"linear\" or \"gaussian\". Received: \"", name, "\".");
+}
+
+// What is wrong with attributes that both ops have, or nothing.
+inline std::string CheckDecay(const char* op, float sigma, int64_t max_output_size) {
+  if (!(sigma > 0.0f && std::isfinite(sigma))) {
+    return Complaint(op, "`sigma` must be positive and finite. Received: ", sigma, ".");
+  }
+  if (max_output_size != -1 && (max_output_size < 1 || max_output_size > INT32_MAX)) {
+    return Complaint(
+        op, "`max_output_size` must be positive, or -1 for none. Received: ", max_output_size, ".");
+  }
+  return {};
+}
+
+// How many boxes are returned, padding included.
 inline int64_t SelectionSize(int64_t num_boxes, int64_t max_output_size) {
-  return max_output_size < 0 ? num_boxes : max_output_size;
+  return max_output_size == -1 ? num_boxes : max_output_size;
 }
 
 KVISION_HOST_DEVICE inline float DecayedScore(float score, float factor) {

@@ -6,8 +6,18 @@ XLA unless a layer refuses, and what XLA compiles runs through the slower `keras
 
 from kvision.ops import native
 from kvision.ops.batched_nms import batched_nms
+from kvision.ops.matrix_nms import matrix_nms
 from kvision.ops.multiscale_roi_align import multiscale_roi_align
 from kvision.ops.nms import nms
 from kvision.ops.roi_align import roi_align
+from kvision.ops.soft_nms import soft_nms
 
-__all__ = ["batched_nms", "multiscale_roi_align", "native", "nms", "roi_align"]
+__all__ = [
+    "batched_nms",
+    "matrix_nms",
+    "multiscale_roi_align",
+    "native",
+    "nms",
+    "roi_align",
+    "soft_nms",
+]

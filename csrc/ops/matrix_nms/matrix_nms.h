@@ -2,13 +2,13 @@
 // NeurIPS 2020). What is a candidate, what IoU is and how scores are multiplied:
 // common/score_decay.h.
 //
-//   boxes    (N, 4) float: x1, y1, x2, y2
-//   scores   (N,) float
-//   labels   (N,) int32: boxes of different labels do not see each other
-//   indices  (SelectionSize(N, max_output_size),) int32: boxes by descending decayed score,
-//            equal ones by ascending index, then -1
-//   decayed  (the same size) float: their decayed scores, then 0
-//   count    () int32: how many there are
+//   boxes           (num_boxes, 4) float: x1, y1, x2, y2
+//   scores          (num_boxes,) float
+//   labels          (num_boxes,) int32: boxes of different labels do not see each other
+//   indices         (size,) int32: boxes by descending decayed score, equal ones by ascending
+//                   index, then -1
+//   decayed_scores  (size,) float: their decayed scores, then 0
+//   count           () int32: how many there are
 //
 // Candidates are ordered by descending score, equal scores by ascending index. Box j's score is
 // multiplied by its decay, the least over all boxes i before it of f(IoU_ij) / f(c_i), at most 1,
@@ -29,6 +29,11 @@
 #include "common/score_decay.h"
 
 namespace kvision {
+
+constexpr ShapeRule kMatrixNmsInputs[] = {
+    {"boxes", "num_boxes 4"}, {"scores", "num_boxes"}, {"labels", "num_boxes"}};
+constexpr ShapeRule kMatrixNmsOutputs[] = {
+    {"indices", "size"}, {"decayed_scores", "size"}, {"count", ""}};
 
 struct MatrixNmsAttributes {
   DecayMethod method;
@@ -63,8 +68,14 @@ class MatrixNmsDecay {
   float least_;  // quotient; of the Gaussian, its logarithm divided by sigma
 };
 
+// What is wrong with the attributes, or nothing.
+inline std::string CheckMatrixNms(const MatrixNmsAttributes& attributes) {
+  return CheckDecay("matrix_nms", attributes.sigma, attributes.max_output_size);
+}
+
+// At most 2^31 - 1 boxes. Memory grows with the boxes, not with their pairs.
 void MatrixNmsCpu(const float* boxes, const float* scores, const int32_t* labels, int64_t num_boxes,
-                  const MatrixNmsAttributes& attributes, int32_t* indices, float* decayed,
+                  const MatrixNmsAttributes& attributes, int32_t* indices, float* decayed_scores,
                   int32_t* count, ParallelFor parallel_for);
 
 // `workspace` is device memory of MatrixNmsCudaWorkspace bytes. The kernels run on `stream`,
@@ -73,6 +84,6 @@ void MatrixNmsCpu(const float* boxes, const float* scores, const int32_t* labels
 size_t MatrixNmsCudaWorkspace(int64_t num_boxes);
 const char* MatrixNmsCuda(const float* boxes, const float* scores, const int32_t* labels,
                           int64_t num_boxes, const MatrixNmsAttributes& attributes, void* workspace,
-                          int32_t* indices, float* decayed, int32_t* count, void* stream);
+                          int32_t* indices, float* decayed_scores, int32_t* count, void* stream);
 
 }  // namespace kvision

@@ -29,7 +29,7 @@ std::vector<uint64_t> BestFirst(const float* scores, int64_t size, float score_t
 }  // namespace
 
 void MatrixNmsCpu(const float* boxes, const float* scores, const int32_t* labels, int64_t num_boxes,
-                  const MatrixNmsAttributes& attributes, int32_t* indices, float* decayed,
+                  const MatrixNmsAttributes& attributes, int32_t* indices, float* decayed_scores,
                   int32_t* count, ParallelFor parallel_for) {
   const std::vector<uint64_t> order = BestFirst(scores, num_boxes, attributes.score_threshold);
   const auto num_candidates = static_cast<int64_t>(order.size());
@@ -79,10 +79,10 @@ void MatrixNmsCpu(const float* boxes, const float* scores, const int32_t* labels
   const int64_t num_returned = std::min<int64_t>(size, result.size());
   for (int64_t k = 0; k < num_returned; ++k) {
     indices[k] = static_cast<int32_t>(result[k]);
-    decayed[k] = all_decayed[indices[k]];
+    decayed_scores[k] = all_decayed[indices[k]];
   }
   std::fill(indices + num_returned, indices + size, -1);
-  std::fill(decayed + num_returned, decayed + size, 0.0f);
+  std::fill(decayed_scores + num_returned, decayed_scores + size, 0.0f);
   *count = static_cast<int32_t>(num_returned);
 }
 

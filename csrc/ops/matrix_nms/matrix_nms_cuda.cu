@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cub/device/device_radix_sort.cuh>
 
+#include "common/launch.cuh"
 #include "ops/matrix_nms/matrix_nms.h"
 
 namespace kvision {
@@ -131,7 +132,7 @@ __global__ void DecayKernel(const float* scores, int64_t num_boxes, MatrixNmsAtt
 }
 
 __global__ void ResultKernel(int64_t num_boxes, int64_t size, Workspace workspace, int32_t* indices,
-                             float* decayed, int32_t* count) {
+                             float* decayed_scores, int32_t* count) {
   const int64_t k = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const auto returned = [&](int64_t rank) {
     return rank < min(size, num_boxes) && workspace.keys[1][rank] != kNoCandidate;
@@ -139,7 +140,7 @@ __global__ void ResultKernel(int64_t num_boxes, int64_t size, Workspace workspac
   if (k < size) {
     const int32_t index = returned(k) ? workspace.values[1][k] : -1;
     indices[k] = index;
-    decayed[k] = index < 0 ? 0.0f : workspace.decayed[index];
+    decayed_scores[k] = index < 0 ? 0.0f : workspace.decayed[index];
     if (index >= 0 && !returned(k + 1)) *count = static_cast<int32_t>(k + 1);
   }
 }
@@ -150,7 +151,7 @@ size_t MatrixNmsCudaWorkspace(int64_t num_boxes) { return Workspace(num_boxes, n
 
 const char* MatrixNmsCuda(const float* boxes, const float* scores, const int32_t* labels,
                           int64_t num_boxes, const MatrixNmsAttributes& attributes, void* workspace,
-                          int32_t* indices, float* decayed, int32_t* count, void* stream) {
+                          int32_t* indices, float* decayed_scores, int32_t* count, void* stream) {
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   const int64_t size = SelectionSize(num_boxes, attributes.max_output_size);
   Workspace memory(num_boxes, workspace);
@@ -173,11 +174,10 @@ const char* MatrixNmsCuda(const float* boxes, const float* scores, const int32_t
     sort(memory.decayed);
   }
   if (size > 0) {
-    ResultKernel<<<NumBlocks(size, kThreads), kThreads, 0, cuda_stream>>>(num_boxes, size, memory,
-                                                                          indices, decayed, count);
+    ResultKernel<<<NumBlocks(size, kThreads), kThreads, 0, cuda_stream>>>(
+        num_boxes, size, memory, indices, decayed_scores, count);
   }
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return LastCudaError();
 }
 
 }  // namespace kvision

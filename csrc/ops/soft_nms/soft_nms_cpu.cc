@@ -11,7 +11,7 @@
 namespace kvision {
 
 void SoftNmsCpu(const float* boxes, const float* scores, const int32_t* labels, int64_t num_boxes,
-                const SoftNmsAttributes& attributes, int32_t* indices, float* decayed,
+                const SoftNmsAttributes& attributes, int32_t* indices, float* decayed_scores,
                 int32_t* count) {
   const float threshold = attributes.score_threshold;
   std::vector<int32_t> index_of, candidate_labels;
@@ -48,7 +48,7 @@ void SoftNmsCpu(const float* boxes, const float* scores, const int32_t* labels, 
       continue;
     }
     indices[num_selected] = index_of[selected];
-    decayed[num_selected++] = current[selected];
+    decayed_scores[num_selected++] = current[selected];
 
     const int64_t num_found = search.Find(selected, found.data());
     search.Remove(selected);
@@ -60,7 +60,7 @@ void SoftNmsCpu(const float* boxes, const float* scores, const int32_t* labels, 
     }
   }
   std::fill(indices + num_selected, indices + size, -1);
-  std::fill(decayed + num_selected, decayed + size, 0.0f);
+  std::fill(decayed_scores + num_selected, decayed_scores + size, 0.0f);
   *count = static_cast<int32_t>(num_selected);
 }
 

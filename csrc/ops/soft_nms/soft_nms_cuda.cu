@@ -1,5 +1,6 @@
 // One thread block: each step needs the one before it. A step decays the scores by the box just
 // selected and finds the greatest, in one pass over the candidates; a thread owns every 1024th.
+#include "common/launch.cuh"
 #include "ops/soft_nms/soft_nms.h"
 
 namespace kvision {
@@ -27,7 +28,8 @@ __global__ void __launch_bounds__(kThreads)
     SelectKernel(const float* __restrict__ boxes, const float* __restrict__ scores,
                  const int32_t* __restrict__ labels, int64_t num_boxes,
                  SoftNmsAttributes attributes, int64_t size, float* __restrict__ current,
-                 int32_t* __restrict__ indices, float* __restrict__ decayed, int32_t* count) {
+                 int32_t* __restrict__ indices, float* __restrict__ decayed_scores,
+                 int32_t* count) {
   // In turns, so that a step's readers are done before the step after the next writes.
   __shared__ uint64_t warp_best[2][kThreads / kWarp];
   const auto box_at = [boxes](int64_t i) {
@@ -59,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
       if (!(score > threshold)) continue;
       if (i == selected) {
         indices[num_selected] = static_cast<int32_t>(i);
-        decayed[num_selected] = score;
+        decayed_scores[num_selected] = score;
         current[i] = BitCast<float>(0x7fc00000u);  // NaN: no candidate any more
         continue;
       }
@@ -75,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   for (int64_t k = num_selected + threadIdx.x; k < size; k += kThreads) {
     indices[k] = -1;
-    decayed[k] = 0.0f;
+    decayed_scores[k] = 0.0f;
   }
   if (threadIdx.x == 0) *count = static_cast<int32_t>(num_selected);
 }
@@ -86,13 +88,12 @@ size_t SoftNmsCudaWorkspace(int64_t num_boxes) { return num_boxes * sizeof(float
 
 const char* SoftNmsCuda(const float* boxes, const float* scores, const int32_t* labels,
                         int64_t num_boxes, const SoftNmsAttributes& attributes, void* workspace,
-                        int32_t* indices, float* decayed, int32_t* count, void* stream) {
+                        int32_t* indices, float* decayed_scores, int32_t* count, void* stream) {
   SelectKernel<<<1, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
       boxes, scores, labels, num_boxes, attributes,
       SelectionSize(num_boxes, attributes.max_output_size), static_cast<float*>(workspace), indices,
-      decayed, count);
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+      decayed_scores, count);
+  return LastCudaError();
 }
 
 }  // namespace kvision
