@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | format | bench | conformance | build | clean
+# make setup | demo | test | lint | format | bench | conformance | sanitize | build | clean
 # Everything happens in .venv, which the first target called makes, with PYTHON if that is given.
 
 SHELL := /bin/sh
@@ -7,12 +7,12 @@ RUN := $(VENV)/bin/python
 QUIETLY := -q --disable-pip-version-check
 REQUIRED := import functools, sys, tomllib; \
 	print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open("pyproject.toml", "rb"))))
-C_FILES = $$(git ls-files 'csrc/*' 'examples/*.c' 'examples/*.h')
+C_FILES = $$(git ls-files '*.c' '*.cc' '*.cu' '*.cuh' '*.h' '*.inc')
 DEMO_SEED ?= 7
 PEER ?= build/peer/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test lint format bench conformance clean build
+.PHONY: setup demo test lint format bench conformance sanitize clean build
 
 setup: $(VENV)/.built
 
@@ -60,6 +60,10 @@ build/peer/bin/python:
 # Whatever is compared with other libraries' stored answers, by name: ops, layers, models, metrics.
 conformance: setup
 	$(RUN) -m pytest -v -rs $$(grep -rl --include='test_*.py' 'golden' tests)
+
+# The CPU kernels on generated inputs under the sanitizers. SANITIZE="nms --runs 1000 --seed 2" chooses.
+sanitize: $(VENV)/.installed
+	$(RUN) tools/sanitize.py $(SANITIZE)
 
 # The native library alone, incrementally, for the TensorFlow of an environment of your own.
 build:
