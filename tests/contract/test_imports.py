@@ -23,6 +23,8 @@ ALLOWED = {
     "weights": PARTS,
     "data": {"boxes", "ops"},
     "visualization": {"boxes"},
+    # No concrete op: `kvision.ops.native` alone, see below.
+    "testing": {"ops"},
 }
 # The one import upwards, `Model.export` opening `kvision.export` inside the method, and the one of
 # the compiled module.
@@ -31,17 +33,23 @@ DOORS = {("models/detection/detector.py", "export"), ("ops/native.py", "_C")}
 DEFERRED = {
     "PIL",
     "faster_coco_eval",
+    "hypothesis",
     "jax",
     "matplotlib",
     "pycocotools",
+    "pytest",
     "scipy",
     "sklearn",
     "tensorflow",
     "torch",
 }
 
-# Run by its path in a process of its own.
-SCRIPTS = {PACKAGE / "export" / "reload.py"}
+# Run by their paths in processes of their own.
+SCRIPTS = {
+    PACKAGE / "export" / "reload.py",
+    PACKAGE / "testing" / "kernel_process.py",
+    PACKAGE / "testing" / "serving_process.py",
+}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 INCLUDERS = sorted(
@@ -97,6 +105,18 @@ def test_packages_import_downwards(path):
         assert allowed or (_name(path), target) in DOORS, f"{_name(path)} imports {name}"
         if package == target == "models" and len(rest) > 1 and deeper:
             assert deeper[0] == rest[0], f"{_name(path)}: one task imports another, {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "testing").rglob("*.py")), ids=_name)
+def test_the_harness_knows_no_concrete_op(path):
+    used = {name for name in _imports(path) if name.startswith("kvision.ops")}
+    assert used <= {"kvision.ops.native"}
+
+
+def test_the_package_does_not_import_the_harness():
+    for path in MODULES:
+        if path.parent != PACKAGE / "testing":
+            assert not any(name.startswith("kvision.testing") for name in _imports(path))
 
 
 def test_the_doors_are_deferred():

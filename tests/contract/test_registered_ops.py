@@ -64,7 +64,9 @@ def test_it_stands_in_the_folder_of_its_name(name):
 
 
 def _runs_both_implementations(tests):
-    """Whether tests take the fixture `implementation`, of `conftest.py` or their own, of both."""
+    """Whether tests have a table for the harness, or take the fixture `implementation` of both."""
+    if re.search(r"^class \w+\(OpTests\):\n    contract = OpContract\(", tests, re.MULTILINE):
+        return True
     conftest = (ROOT / "tests" / "ops" / "conftest.py").read_text()
     fixture = re.compile(r"@pytest\.fixture\(params=(\[[^]]*\])\)\ndef implementation\(")
     params = fixture.search(tests) or fixture.search(conftest)
@@ -74,6 +76,8 @@ def _runs_both_implementations(tests):
 
 
 def test_tests_of_one_implementation_do_not_do():
+    assert _runs_both_implementations("class TestA(OpTests):\n    contract = OpContract(\n")
+    assert not _runs_both_implementations("class TestA(OpTests):\n    pass\n")
     assert _runs_both_implementations("def test_a(implementation):\n    ...")
     assert not _runs_both_implementations("def test_a():\n    ...")
     one = '@pytest.fixture(params=["native"])\ndef implementation(request):\n    ...\n'

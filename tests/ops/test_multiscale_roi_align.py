@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kvision.ops import multiscale_roi_align, native, roi_align
-from tests.ops.vjp import to_numpy, vjp
+from kvision.testing import to_numpy, vjp
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "roi_align.npz"
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"

@@ -1,0 +1,219 @@
+"""The tests that every op passes, made from its table."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+from kvision.testing import (
+    op_fuzz,
+    op_gradients,
+    op_kernels,
+    op_refusals,
+    op_results,
+    op_saved_model,
+    op_shapes,
+    op_values,
+)
+from kvision.testing.op_results import running
+
+
+class OpTests:
+    """Base class of an op's tests for pytest.
+
+    A subclass sets `contract`, the `OpContract` of its op, and adds the tests that are the op's
+    own::
+
+        class TestRoIAlign(OpTests):
+            contract = OpContract(name="roi_align", function=roi_align, ...)
+
+    A test that takes one of these arguments runs once for each value of it:
+
+    - `implementation`: the reference, the native kernel.
+    - `variant`: of the table; of each raw op with `raw`.
+    - `case`, `invalid`, `dtype`: of the table.
+    - `raw`, `raw_invalid`, `where`: the raw ops, what they refuse, eagerly and in graphs.
+    - `unknown`, `empty`: the axis in question.
+    - `regression`, `raw_regression`: calls once found by fuzzing.
+    """
+
+    contract = None
+
+    def pytest_generate_tests(self, metafunc):
+        """Parametrises the tests from the table."""
+        if self.contract is not None:
+            for names, values in _parameters(self.contract, set(metafunc.fixturenames)):
+                ids = [_identifier(value) for value in values]
+                metafunc.parametrize(names, values, ids=ids)
+
+    def test_value(self, implementation, case):
+        with running(implementation):
+            op_values.check_case(self.contract, self.contract.cases[case])
+
+    def test_dtype(self, variant, dtype):
+        if not op_results.on_tensorflow() and dtype == "float64":
+            _skip("float64 is an option of JAX, and Keras computes it in float32 on PyTorch")
+        with _native_if_on_tensorflow():
+            op_values.check_dtype(self.contract, self.contract.variants[variant], dtype)
+
+    def test_static_shape(self, implementation, variant, unknown):
+        _need_tensorflow("graphs are TensorFlow's")
+        with running(implementation):
+            op_shapes.check_static_shape(self.contract, self.contract.variants[variant], unknown)
+
+    def test_symbolic_shape(self, variant, unknown):
+        op_shapes.check_symbolic(self.contract, self.contract.variants[variant], unknown)
+
+    def test_raw_static_shape(self, raw, raw_variant):
+        with running("native"):
+            op_shapes.check_raw_static_shape(raw, raw.variants[raw_variant])
+
+    def test_gradient(self, implementation, variant):
+        _need_tensorflow("float64 is an option of JAX, and float32 in Keras on PyTorch")
+        with running(implementation):
+            if self.contract.differentiable(self.contract.variants[variant]):
+                op_gradients.check_finite_differences(
+                    self.contract, self.contract.variants[variant]
+                )
+            op_gradients.check_no_gradient(self.contract, self.contract.variants[variant])
+
+    def test_empty(self, implementation, variant, empty):
+        with running(implementation):
+            op_shapes.check_empty(self.contract, self.contract.variants[variant], empty)
+
+    def test_invalid(self, implementation, invalid):
+        with running(implementation):
+            op_refusals.check_refusal(self.contract, self.contract.invalid[invalid])
+
+    def test_raw_invalid(self, raw, raw_invalid, where):
+        with running("native"):
+            op_refusals.check_raw_refusal(raw, raw.invalid[raw_invalid], where)
+
+    def test_changing_sizes(self, implementation, variant):
+        _need_tensorflow("graphs are TensorFlow's")
+        with running(implementation):
+            op_shapes.check_changing_sizes(self.contract, self.contract.variants[variant])
+
+    def test_functional_model(self, implementation, variant, tmp_path):
+        with running(implementation):
+            op_shapes.check_functional_model(
+                self.contract, self.contract.variants[variant], tmp_path
+            )
+
+    def test_xla(self):
+        _need_tensorflow("it is TensorFlow's way to XLA")
+        if not self.contract.compiles:
+            _skip("the table says that XLA does not compile it")
+        op_shapes.check_xla(self.contract, next(iter(self.contract.variants.values())))
+
+    def test_saved_model(self, variant):
+        with running("native"):
+            op_saved_model.check_saved_model(self.contract, variant, self._saved())
+
+    def test_threads(self):
+        self._need_kernels()
+        with running("native"):
+            op_kernels.check_threads(self.contract)
+
+    def test_instruction_sets(self, tmp_path):
+        self._need_kernels()
+        with running("native"):
+            op_kernels.check_instruction_sets(self.contract, tmp_path)
+
+    def test_fuzz(self):
+        with _native_if_on_tensorflow():
+            check = functools.partial(op_fuzz.check_function, self.contract)
+            op_fuzz.explore(self.contract, check, "function")
+
+    def test_fuzz_raw(self, raw):
+        with running("native"):
+            op_fuzz.explore(raw, functools.partial(op_fuzz.check_raw_op, raw), "raw op")
+
+    def test_fuzz_saved_model(self):
+        with running("native"):
+            check = functools.partial(op_fuzz.check_served, self.contract, self._saved())
+            op_fuzz.explore(self.contract, check, "SavedModel")
+
+    def test_regression(self, regression):
+        with _native_if_on_tensorflow():
+            op_fuzz.check_function(self.contract, self.contract.regressions[regression])
+
+    def test_raw_regression(self, raw, raw_regression):
+        with running("native"):
+            op_fuzz.check_raw_op(raw, raw.regressions[raw_regression])
+
+    @classmethod
+    def _saved(cls):
+        """The folder of the op's SavedModel, which is made once."""
+        return _save(cls)[1]
+
+    def _need_kernels(self):
+        if self.contract.kernels is None:
+            _skip("the table names no kernels on arrays")
+
+
+@functools.cache
+def _save(tests):
+    folder = tempfile.TemporaryDirectory(prefix="kvision_")
+    op_saved_model.save(tests.contract, folder.name)
+    return folder, Path(folder.name)
+
+
+def _native_if_on_tensorflow():
+    """Checks that compare with the native kernel have a part for the other backends too."""
+    return running("native" if op_results.on_tensorflow() else "reference")
+
+
+def _parameters(contract, wanted):
+    """Pairs (names, values) for the arguments that a test wants; names joined vary together."""
+    if {"variant", "unknown"} <= wanted:
+        yield "variant, unknown", _pairs(contract.variants, op_shapes.unknown_axes, contract)
+    elif {"variant", "empty"} <= wanted:
+        yield "variant, empty", _pairs(contract.variants, op_shapes.empty_axes, contract)
+    elif "variant" in wanted:
+        yield "variant", list(contract.variants)
+    if "implementation" in wanted:
+        yield "implementation", op_results.IMPLEMENTATIONS
+    for name, values in {"case": contract.cases, "dtype": contract.dtypes}.items():
+        if name in wanted:
+            yield name, list(values)
+    for name, values in {
+        "invalid": contract.invalid,
+        "regression": contract.regressions,
+    }.items():
+        if name in wanted:
+            yield name, range(len(values))
+    own = {
+        "raw_variant": lambda raw: raw.variants,
+        "raw_invalid": lambda raw: range(len(raw.invalid)),
+        "raw_regression": lambda raw: range(len(raw.regressions)),
+    }
+    for name, values in own.items():
+        if name in wanted:
+            yield f"raw, {name}", [(raw, value) for raw in contract.raw for value in values(raw)]
+            break
+    else:
+        if "raw" in wanted:
+            yield "raw", list(contract.raw)
+    if "where" in wanted:
+        yield "where", op_refusals.WHERE
+
+
+def _pairs(variants, axes, contract):
+    return [(name, axis) for name, value in variants.items() for axis in axes(contract, value)]
+
+
+def _identifier(value):
+    if isinstance(value, tuple):
+        return "-".join(_identifier(part) for part in value)
+    return getattr(value, "label", None) or str(value) or "default"
+
+
+def _need_tensorflow(reason):
+    if not op_results.on_tensorflow():
+        _skip(reason)
+
+
+def _skip(reason):
+    import pytest
+
+    pytest.skip(reason)
