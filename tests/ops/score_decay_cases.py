@@ -1,7 +1,18 @@
-"""Boxes for the tests of `soft_nms` and `matrix_nms`, and their IoUs written out."""
+"""What the tests of `soft_nms` and `matrix_nms` share: boxes, their IoUs written out, a table."""
 
 import numpy as np
 
+from kvision.testing import (
+    Case,
+    Input,
+    Invalid,
+    KernelCall,
+    OpContract,
+    Output,
+    RawOp,
+    Variant,
+    draws,
+)
 from tests.golden import nms_cases
 
 # The worked example of both ops.
@@ -66,3 +77,116 @@ def cases(method):
         rng = np.random.default_rng(seed)
         labels = rng.integers(-1, 2, len(boxes)).astype("int32") if seed % 3 == 0 else None
         yield boxes, scores, labels, rng
+
+
+def worked(method, indices, scores):
+    """The worked example as a `Case`."""
+    return Case(
+        {"boxes": BOXES, "scores": SCORES},
+        {"indices": np.array(indices, "int32"), "scores": np.array(scores)},
+        {"method": method, "max_output_size": len(indices)},
+        rtol=3e-6,
+    )
+
+
+def contract(function, *, arguments, invalid=(), fuzzed_arguments=None, threads, **table):
+    """The table of either op.
+
+    Args:
+        function: The public function.
+        arguments: The attributes of its kernels that have no default there.
+        invalid: What only this op refuses, natively too.
+        fuzzed_arguments: Of arguments that only this op has.
+        threads: Whether its kernel takes `num_threads`.
+        **table: What else stands in the table.
+    """
+    name = function.__name__
+    fuzzed_arguments = {**_FUZZED, **(fuzzed_arguments or {})}
+    outputs = {
+        "indices": Output("max_output_size", "int32"),
+        "scores": Output("max_output_size", "float32"),
+    }
+
+    def kernels(inputs, given, _):
+        labels = inputs.get("labels", np.zeros(len(inputs["scores"]), "int32"))
+        tensors = {**inputs, "labels": labels}
+        call = {"method": "gaussian", **tensors, **arguments, **given}
+        return [KernelCall(name, call, {0: "indices", 1: "scores"}, threads)]
+
+    raw = RawOp(
+        name=name,
+        op=f"kvision_{name}",
+        inputs=_INPUTS,
+        outputs={**outputs, "count": Output("", "int32")},
+        arguments={"max_output_size": 4},
+        sizes={"num_boxes": 5},
+        dtypes=("float32",),
+        variants={
+            "": Variant(),
+            "unlimited": Variant(
+                {"max_output_size": -1}, outputs={"indices": "num_boxes", "scores": "num_boxes"}
+            ),
+        },
+        invalid=(*_INVALID, *invalid),
+        fuzzed_arguments={**fuzzed_arguments, "max_output_size": (0,)},
+    )
+    return OpContract(
+        name=name,
+        function=function,
+        inputs=_INPUTS,
+        outputs=outputs,
+        arguments={"max_output_size": 4},
+        sizes={"num_boxes": 5},
+        variants={
+            "": Variant(),
+            "linear": Variant({"method": "linear"}),
+            "one label": Variant(without=("labels",)),
+        },
+        invalid=(*_INVALID, *_INVALID_IN_PYTHON, *invalid),
+        raw=(raw,),
+        kernels=kernels,
+        kernel_sizes={"num_boxes": 700},
+        computes_in="float32",
+        agree=_agree,
+        fuzzed_arguments={**fuzzed_arguments, "max_output_size": (1, 4, 0, 2.5)},
+        fuzzed_sizes={"num_boxes": 8},
+        **table,
+    )
+
+
+_INPUTS = {
+    "boxes": Input("num_boxes 4", draws.boxes()),
+    "scores": Input("num_boxes", draws.distinct(0.1)),
+    "labels": Input("num_boxes", draws.integers(0, 2), "int32"),
+}
+_FUZZED = {
+    "method": ("linear", "gaussian", "hard"),
+    "sigma": (0.1, 2.0, 1e-30, 1e30, 0.0, -1.0, NAN, INF),
+    "score_threshold": (0.0, 0.3, -1.0, INF, -INF),
+}
+_INVALID = (
+    Invalid({"boxes": np.ones((5, 5), "float32")}, r"`boxes` must have shape \(num_boxes, 4\)"),
+    Invalid({"boxes": np.ones(4, "float32")}, r"`boxes` must have shape \(num_boxes, 4\)"),
+    Invalid({"scores": np.ones((5, 1), "float32")}, r"`scores` must have shape \(num_boxes,\)"),
+    Invalid({"scores": np.ones(6, "float32")}, r"\(num_boxes,\), where num_boxes is 5 in `boxes`"),
+    Invalid({"labels": np.ones((5, 1), "int32")}, r"`labels` must have shape \(num_boxes,\)"),
+    Invalid({"labels": np.ones(4, "int32")}, r"`labels` .*, where num_boxes is 5 in `boxes`"),
+    Invalid({"method": "hard"}, '`method` must be "linear" or "gaussian"'),
+    Invalid({"sigma": 0.0}, "`sigma` must be positive and finite"),
+    Invalid({"sigma": NAN}, "`sigma` must be positive and finite"),
+    Invalid({"sigma": INF}, "`sigma` must be positive and finite"),
+    Invalid({"max_output_size": 0}, "`max_output_size` must be"),
+)
+_INVALID_IN_PYTHON = (
+    Invalid({"boxes": np.ones((5, 4), "int32")}, "`boxes` must be floating point", TypeError),
+    Invalid({"scores": np.ones(5, "int32")}, "`scores` must be floating point", TypeError),
+    Invalid({"labels": np.ones(5, "float32")}, "`labels` must be integers", TypeError),
+    Invalid({"score_threshold": NAN}, "`score_threshold` must not be NaN"),
+    Invalid({"max_output_size": 2.5}, "`max_output_size` must be"),
+)
+
+
+def _agree(found, wanted, inputs):
+    """The same boxes; scores as far as two implementations of `exp` agree."""
+    np.testing.assert_array_equal(found["indices"], wanted["indices"])
+    np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=1e-5)

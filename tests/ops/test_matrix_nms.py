@@ -5,9 +5,36 @@ from keras import ops
 
 from kvision.ops import matrix_nms
 from kvision.ops.matrix_nms import MatrixNMSOperation
-from tests.ops.score_decay_cases import BOXES, INF, NAN, SCORES, WITHOUT_AREA, cases, ious
+from kvision.testing import OpTests
+from tests.ops.score_decay_cases import (
+    BOXES,
+    INF,
+    NAN,
+    SCORES,
+    WITHOUT_AREA,
+    cases,
+    contract,
+    ious,
+    worked,
+)
 
 BACKEND = keras.backend.backend()
+
+
+class TestMatrixNMS(OpTests):
+    contract = contract(
+        matrix_nms,
+        arguments={"sigma": 2.0, "score_threshold": 0.0},
+        threads=True,
+        cases={
+            "linear": worked(
+                "linear", [4, 0, 2, 1, 5, 3], [0.95, 0.9, 0.35, 0.255462, 0.25, 0.191597]
+            ),
+            "gaussian": worked(
+                "gaussian", [4, 0, 2, 1, 5, 3], [0.95, 0.9, 0.424571, 0.316709, 0.303265, 0.237531]
+            ),
+        },
+    )
 
 
 def run(boxes, scores, **arguments):
@@ -33,19 +60,6 @@ def published(boxes, scores, labels, method, sigma):
     decayed = np.empty(len(scores))
     decayed[order] = scores[order] * decay
     return decayed
-
-
-@pytest.mark.parametrize(
-    ("method", "expected"),
-    [
-        ("linear", {4: 0.95, 0: 0.9, 2: 0.35, 1: 0.255462, 5: 0.25, 3: 0.191597}),
-        ("gaussian", {4: 0.95, 0: 0.9, 2: 0.424571, 1: 0.316709, 5: 0.303265, 3: 0.237531}),
-    ],
-)
-def test_worked_example(implementation, method, expected):
-    indices, scores = run(BOXES, SCORES, method=method)
-    assert indices == list(expected)
-    np.testing.assert_allclose(scores, list(expected.values()), rtol=3e-6)
 
 
 @pytest.mark.parametrize("method", ["linear", "gaussian"])

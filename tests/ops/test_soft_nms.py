@@ -5,10 +5,47 @@ from keras import ops
 
 from kvision.ops import soft_nms
 from kvision.ops.soft_nms import SoftNMSOperation
-from tests.ops.score_decay_cases import BOXES, INF, NAN, SCORES, WITHOUT_AREA, cases, ious
+from kvision.ops.suppression import float32_threshold
+from kvision.testing import Invalid, OpTests
+from tests.ops.score_decay_cases import (
+    BOXES,
+    INF,
+    NAN,
+    SCORES,
+    WITHOUT_AREA,
+    cases,
+    contract,
+    ious,
+    worked,
+)
 
 BACKEND = keras.backend.backend()
 needs_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="runs on TensorFlow only")
+
+
+class TestSoftNMS(OpTests):
+    contract = contract(
+        soft_nms,
+        arguments={
+            "sigma": 0.5,
+            "iou_threshold": float32_threshold(0.3),
+            "score_threshold": 0.001,
+        },
+        threads=False,
+        cases={
+            "linear": worked(
+                "linear", [4, 0, 2, 3, 1, 5], [0.95, 0.9, 0.35, 0.191597, 0.17479, 0.114035]
+            ),
+            "gaussian": worked(
+                "gaussian", [4, 0, 2, 1, 3, 5], [0.95, 0.9, 0.424571, 0.259443, 0.237531, 0.198927]
+            ),
+        },
+        invalid=(
+            Invalid({"iou_threshold": -0.1}, r"`iou_threshold` must be in \[0, 1\]"),
+            Invalid({"iou_threshold": NAN}, r"`iou_threshold` must be in \[0, 1\]"),
+        ),
+        fuzzed_arguments={"iou_threshold": (0.0, 0.25, 0.3, 1.0, 1.5, NAN)},
+    )
 
 
 def run(boxes, scores, **arguments):
@@ -31,19 +68,6 @@ def select(boxes, scores, labels, factor, score_threshold):
         left = {i: score * factor(overlaps[best, i]) for i, score in left.items()}
         left = {i: score for i, score in left.items() if score > score_threshold}
     return indices, selected
-
-
-@pytest.mark.parametrize(
-    ("method", "expected", "expected_scores"),
-    [
-        ("linear", [4, 0, 2, 3, 1, 5], [0.95, 0.9, 0.35, 0.191597, 0.17479, 0.114035]),
-        ("gaussian", [4, 0, 2, 1, 3, 5], [0.95, 0.9, 0.424571, 0.259443, 0.237531, 0.198927]),
-    ],
-)
-def test_worked_example(implementation, method, expected, expected_scores):
-    indices, scores = run(BOXES, SCORES, method=method)
-    assert indices == expected
-    np.testing.assert_allclose(scores, expected_scores, rtol=3e-6)
 
 
 def test_twice_the_sigma_of_tensorflow(implementation):
