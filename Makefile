@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | format | bench | conformance | sanitize | build | clean
+# make setup | demo | test | lint | format | bench | conformance | sanitize | ptxas | build | clean
 # Everything happens in .venv, which the first target called makes, with PYTHON if that is given.
 
 SHELL := /bin/sh
@@ -12,7 +12,7 @@ DEMO_SEED ?= 7
 PEER ?= build/peer/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test lint format bench conformance sanitize clean build
+.PHONY: setup demo test lint format bench conformance sanitize ptxas clean build
 
 setup: $(VENV)/.built
 
@@ -64,6 +64,10 @@ conformance: setup
 # The CPU kernels on generated inputs under the sanitizers. SANITIZE="nms --runs 1000 --seed 2" chooses.
 sanitize: $(VENV)/.installed
 	$(RUN) tools/sanitize.py $(SANITIZE)
+
+# Registers and spills of the CUDA kernels, where there is nvcc.
+ptxas: $(VENV)/.installed
+	$(RUN) tools/ptxas.py
 
 # The native library alone, incrementally, for the TensorFlow of an environment of your own.
 build:

@@ -1,8 +1,8 @@
 """Fuzzes the CPU kernels of every op under the sanitizers: `make sanitize`.
 
-An op's `<op>_fuzz.cc` runs under AddressSanitizer and UndefinedBehaviorSanitizer with each
-instruction set of this processor, under ThreadSanitizer if it has threads, and without sanitizers
-on an emulated processor older than AVX, where qemu-x86_64 is installed.
+An op's `<op>_fuzz.cc` runs under AddressSanitizer and UndefinedBehaviorSanitizer, under
+ThreadSanitizer if it has threads, and as released: with each instruction set of this processor,
+and on an emulated one older than AVX, where qemu-x86_64 is installed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import ninja
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "fuzz"
-SANITIZERS = {"address": "address,undefined", "thread": "thread", "none": ""}
+SANITIZERS = {"address": "address,undefined", "thread": "thread", "release": ""}
 OLD_PROCESSOR = ("qemu-x86_64", "-cpu", "Nehalem")
 
 
@@ -40,12 +40,14 @@ def plan(ops, runs):
     programs = []
     for op in ops:
         programs.append(("address", (), "avx512", op, runs))
-        programs.append(("address", (), "avx2", op, runs // 4))
-        programs.append(("address", (), "baseline", op, runs // 4))
         if "ThreadsFor" in (ROOT / f"csrc/ops/{op}/{op}_fuzz.cc").read_text():
             programs.append(("thread", (), "avx512", op, runs))
+        for isa in ("avx2", "baseline"):
+            programs.append(("address", (), isa, op, runs // 4))
+        for isa in ("avx512", "avx2", "baseline"):
+            programs.append(("release", (), isa, op, runs // 4))
         if shutil.which(OLD_PROCESSOR[0]):
-            programs.append(("none", OLD_PROCESSOR, "avx512", op, runs // 50))
+            programs.append(("release", OLD_PROCESSOR, "avx512", op, runs // 50))
     return programs
 
 

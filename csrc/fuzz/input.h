@@ -146,24 +146,25 @@ Buffer<T> DrawNumbers(Input& input, int64_t size, double scale, bool tame = fals
   return values;
 }
 
-// Boxes x1, y1, x2, y2 of type F in [0, extent): scattered, in clusters or on a grid; some reversed
-// or empty; some with special corners, unless `tame`.
+// Boxes x1, y1, x2, y2 of type F in [0, extent), or half of that to the left and above: scattered,
+// in clusters or on a grid; some reversed or empty; some with special corners, unless `tame`.
 template <typename F>
 Buffer<F> DrawBoxes(Input& input, int64_t number, double extent, bool tame = false) {
   Buffer<F> boxes(input, number * 4);
   const double grid = input.OneIn(3) ? extent / 16 : 0;
   const int64_t clusters = input.OneIn(2) ? input.Between(1, 4) : 0;
+  const double origin = input.OneIn(3) ? -0.5 * extent : 0;
   const double size = input.OneOf({0.05, 0.2, 0.5, 1.0}) * extent;
   const uint32_t reversed_in = input.OneOf({1u << 31, 50u, 3u});
   const uint32_t special_in = tame ? 1u << 31 : input.OneOf({1u << 31, 1u << 31, 100u, 5u});
   double centres[4][2];
   for (auto& centre : centres) {
-    for (double& coordinate : centre) coordinate = input.Unit() * extent;
+    for (double& coordinate : centre) coordinate = origin + input.Unit() * extent;
   }
   for (int64_t box = 0; box < number; ++box) {
     const auto& centre = centres[clusters == 0 ? 0 : input.Between(0, clusters - 1)];
     for (int axis = 0; axis < 2; ++axis) {
-      double low = input.Unit() * (extent - size);
+      double low = origin + input.Unit() * (extent - size);
       double side = input.Unit() * size;
       if (clusters != 0) {
         low = centre[axis] + (input.Unit() - 0.5) * 0.2 * size;

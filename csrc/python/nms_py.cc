@@ -1,11 +1,11 @@
 // nms and batched_nms on NumPy arrays: the CPU kernels without TensorFlow.
 #include <cmath>
 
+#include "common/threads.h"
 #include "ops/batched_nms/batched_nms.h"
 #include "ops/nms/nms.h"
 #include "python/arrays.h"
 #include "python/binding.h"
-#include "python/parallel.h"
 
 namespace kvision {
 namespace {

@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "common/threads.h"
 #include "ops/roi_align/roi_align.h"
 #include "python/arrays.h"
 #include "python/binding.h"
-#include "python/parallel.h"
 
 namespace kvision {
 namespace {

@@ -150,3 +150,6 @@ def test_sources_include_downwards(path):
             assert is_glue, f"{path.name}: only the glue includes TensorFlow, {include}"
         if target == "pybind11" or (own and target == "python"):
             assert part == "python", f"{path.name}: only csrc/python includes {include}"
+        if own and target == "fuzz":
+            is_target = part == "fuzz" or path.name.endswith("_fuzz.cc")
+            assert is_target, f"{path.name}: only fuzz targets include {include}"

@@ -5,10 +5,10 @@
 #include <tuple>
 #include <vector>
 
+#include "common/threads.h"
 #include "fuzz/greedy.h"
 #include "fuzz/input.h"
 #include "ops/batched_nms/batched_nms.h"
-#include "python/parallel.h"
 
 using kvision::BatchedNmsAttributes;
 using kvision::BatchedNmsShape;
@@ -48,13 +48,13 @@ std::vector<Detection> Detections(const BatchedNmsShape& shape,
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Input input(data, size);
-  const BatchedNmsShape shape = {input.Size(3, 5), input.Size(40, 150), input.Size(4, 20),
+  const BatchedNmsShape shape = {input.Size(3, 5), input.Size(40, 400), input.Size(4, 20),
                                  input.OneIn(2)};
   BatchedNmsAttributes attributes;
   attributes.iou_threshold = DrawIouThreshold(input);
   attributes.score_threshold = DrawScoreThreshold(input);
-  attributes.max_output_size = 1 + input.Size(60, 400);
-  attributes.max_output_size_per_class = 1 + input.Size(30, 400);
+  attributes.max_output_size = 1 + input.Size(60, 500);
+  attributes.max_output_size_per_class = 1 + input.Size(60, 500);
   const int64_t box_sets = shape.batch * (shape.shared_boxes ? 1 : shape.num_classes);
   const auto boxes = DrawBoxes<float>(input, box_sets * shape.num_boxes, DrawExtent(input));
   const auto scores =

@@ -12,11 +12,11 @@ using namespace kvision::fuzz;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Input input(data, size);
-  const int64_t num_boxes = input.Size(80, 500);
+  const int64_t num_boxes = input.OneIn(8) ? input.Between(0, 1500) : input.Size(80, 300);
   NmsAttributes attributes;
   attributes.iou_threshold = DrawIouThreshold(input);
   attributes.score_threshold = DrawScoreThreshold(input);
-  attributes.max_output_size = input.OneIn(2) ? kvision::kNoMaximum : 1 + input.Size(40, 600);
+  attributes.max_output_size = input.OneIn(2) ? kvision::kNoMaximum : 1 + input.Size(40, 2000);
   const auto boxes = DrawBoxes<float>(input, num_boxes, DrawExtent(input));
   const auto scores = DrawNumbers<float>(input, num_boxes, 1);
 

@@ -8,9 +8,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/threads.h"
 #include "fuzz/input.h"
 #include "ops/roi_align/roi_align.h"
-#include "python/parallel.h"
 
 namespace kvision::fuzz {
 namespace {
