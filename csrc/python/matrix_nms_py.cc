@@ -1,10 +1,10 @@
 // matrix_nms on NumPy arrays: the CPU kernel without TensorFlow.
 #include <string>
 
+#include "common/threads.h"
 #include "ops/matrix_nms/matrix_nms.h"
 #include "python/arrays.h"
 #include "python/binding.h"
-#include "python/parallel.h"
 
 namespace kvision {
 namespace {

@@ -5,9 +5,9 @@
 #include <numeric>
 #include <vector>
 
+#include "common/threads.h"
 #include "fuzz/score_decay.h"
 #include "ops/matrix_nms/matrix_nms.h"
-#include "python/parallel.h"
 
 using kvision::DecayMethod;
 using kvision::MatrixNmsAttributes;
