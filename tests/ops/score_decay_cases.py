@@ -1,5 +1,6 @@
 """What the tests of `soft_nms` and `matrix_nms` share: boxes, their IoUs written out, a table."""
 
+import keras
 import numpy as np
 
 from kvision.testing import (
@@ -73,6 +74,8 @@ def cases(method):
     """
     seeds = range(2, 240, 4) if method == "gaussian" else range(60)
     for seed in seeds:
+        if keras.backend.backend() != "tensorflow" and seed % 5:
+            continue  # a compilation each
         boxes, scores, _ = nms_cases.nms_case(seed)
         rng = np.random.default_rng(seed)
         labels = rng.integers(-1, 2, len(boxes)).astype("int32") if seed % 3 == 0 else None
