@@ -11,9 +11,11 @@ from kvision.ops.suppression import (
     candidate_scores,
     check_size,
     check_thresholds,
+    cut_to_count,
     float32_tensor,
     float32_threshold,
     kept_boxes,
+    size_required,
 )
 
 native.not_differentiable("Kvision>Nms")
@@ -86,19 +88,15 @@ class NMSOperation(keras.Operation):
             -math.inf if self.score_threshold is None else self.score_threshold,
             self.max_output_size,
         )
-        return indices if self.max_output_size is not None else _cut(indices, count)
+        if self.max_output_size is not None:
+            return indices
+        return cut_to_count("nms", [indices], count)[0]
 
     def compute_output_spec(self, boxes, scores):
         _check_shapes(boxes.shape, scores.shape)
         if self.max_output_size is None:
-            raise ValueError(_SIZE_REQUIRED)
+            raise size_required("nms")
         return keras.KerasTensor((self.max_output_size,), dtype="int32")
-
-
-_SIZE_REQUIRED = (
-    "nms: `max_output_size` is required for KerasTensors and under a compiler, where the length "
-    "of the result cannot depend on data."
-)
 
 
 def _native(boxes, scores, iou_threshold, score_threshold, max_output_size):
@@ -119,18 +117,6 @@ def _reference(boxes, scores, iou_threshold, score_threshold, max_output_size):
     size = ops.shape(scores)[1] if max_output_size is None else max_output_size
     indices, count = best_first(scores, keep[..., 0], size)
     return indices[0], count[0]
-
-
-def _cut(indices, count):
-    """The first `count` indices, a length that depends on data."""
-    if keras.backend.backend() == "tensorflow":
-        if native.traced_for_xla():
-            raise ValueError(_SIZE_REQUIRED)
-        return indices[:count]
-    try:
-        return indices[: int(ops.convert_to_numpy(count))]
-    except TypeError as error:  # a tracer has no value
-        raise ValueError(_SIZE_REQUIRED) from error
 
 
 def _check_shapes(boxes, scores):

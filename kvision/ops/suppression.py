@@ -12,8 +12,11 @@ The rule, the same in every implementation of this project:
 
 import math
 
+import keras
 import numpy as np
 from keras import ops
+
+from kvision.ops import native
 
 # Boxes taken off the sorted list at a time: the largest temporary is (_TILE, num_boxes).
 _TILE = 256
@@ -57,6 +60,27 @@ def candidate_scores(scores, score_threshold):
     """`scores` with -inf wherever the box is not a candidate."""
     threshold = -math.inf if score_threshold is None else score_threshold
     return ops.where(scores > threshold, scores, -math.inf)
+
+
+def size_required(op):
+    """The error of an op whose result would need a length that is not known yet."""
+    return ValueError(
+        f"{op}: `max_output_size` is required for KerasTensors and under a compiler, where the "
+        "length of the result cannot depend on data."
+    )
+
+
+def cut_to_count(op, tensors, count):
+    """The first `count` elements of every tensor, a length that depends on data."""
+    if keras.backend.backend() == "tensorflow":
+        if native.traced_for_xla():
+            raise size_required(op)
+    else:
+        try:
+            count = int(ops.convert_to_numpy(count))
+        except TypeError as error:  # a tracer has no value
+            raise size_required(op) from error
+    return tuple(tensor[:count] for tensor in tensors)
 
 
 def kept_boxes(boxes, scores, iou_threshold, max_kept=None):
@@ -172,7 +196,12 @@ def _none_suppresses(kept, overlaps):
 
 
 def _overlaps(boxes_a, boxes_b, iou_threshold):
-    """(A, B) bool, IoU > threshold. No product meets a sum, lest a compiler fuse the two."""
+    """(A, B) bool, IoU > threshold."""
+    return ious(boxes_a, boxes_b) > iou_threshold
+
+
+def ious(boxes_a, boxes_b):
+    """(A, B) float32. No product meets a sum, lest a compiler fuse the two."""
     left, top, right, bottom = (
         (ops.expand_dims(boxes_a[:, k], 1), ops.expand_dims(boxes_b[:, k], 0)) for k in range(4)
     )
@@ -181,7 +210,7 @@ def _overlaps(boxes_a, boxes_b, iou_threshold):
     crossing = ops.logical_and(width > 0, height > 0)
     inter = ops.where(crossing, width * height, 0.0)
     union = ops.expand_dims(_area(boxes_a), 1) + ops.expand_dims(_area(boxes_b), 0) - inter
-    return inter / union > iou_threshold
+    return inter / union
 
 
 def _area(boxes):
