@@ -8,25 +8,26 @@
 #include <utility>
 #include <vector>
 
+#include "common/span.h"
+
 namespace kvision {
 
 // Sorts `keys`, whose low halves ascend, by all 64 bits. `buffer` has room for as many.
-inline void SortByHighHalf(uint64_t* keys, size_t size, uint64_t* buffer) {
-  constexpr size_t kFewKeys = 64;
-  constexpr int kPasses = 4;
-  if (size <= kFewKeys) {
-    std::sort(keys, keys + size);
-    return;
-  }
-  std::array<std::array<uint32_t, 256>, kPasses> counts{};
-  const auto digit = [](uint64_t key, int pass) { return key >> (32 + 8 * pass) & 255; };
+template <int kDigitBits>
+void RadixSortByHighHalf(uint64_t* keys, size_t size, uint64_t* buffer) {
+  constexpr int kPasses = (32 + kDigitBits - 1) / kDigitBits;
+  constexpr uint64_t kDigits = uint64_t{1} << kDigitBits;
+  std::array<std::array<uint32_t, kDigits>, kPasses> counts{};
+  const auto digit = [](uint64_t key, int pass) {
+    return key >> (32 + kDigitBits * pass) & (kDigits - 1);
+  };
   for (size_t i = 0; i < size; ++i) {
     for (int pass = 0; pass < kPasses; ++pass) ++counts[pass][digit(keys[i], pass)];
   }
   uint64_t* from = keys;
   uint64_t* to = buffer;
   for (int pass = 0; pass < kPasses; ++pass) {
-    std::array<uint32_t, 256>& offsets = counts[pass];
+    std::array<uint32_t, kDigits>& offsets = counts[pass];
     if (offsets[digit(keys[0], pass)] == size) continue;
     uint32_t total = 0;
     for (uint32_t& offset : offsets) total += std::exchange(offset, total);
@@ -34,6 +35,16 @@ inline void SortByHighHalf(uint64_t* keys, size_t size, uint64_t* buffer) {
     std::swap(from, to);
   }
   if (from != keys) std::copy(from, from + size, keys);
+}
+
+inline void SortByHighHalf(uint64_t* keys, size_t size, uint64_t* buffer) {
+  if (size <= 64) {
+    std::sort(keys, keys + size);
+  } else if (size <= 1024) {
+    RadixSortByHighHalf<8>(keys, size, buffer);
+  } else {
+    RadixSortByHighHalf<11>(keys, size, buffer);
+  }
 }
 
 // Hands out keys in ascending order and sorts no more of them than that takes.
@@ -46,23 +57,18 @@ class LazySort {
     buffer_.resize(keys.size());
   }
 
-  bool Next(uint64_t* key) {
-    if (next_ == keys_.size()) return false;
-    if (next_ == sorted_) SortMore();
-    *key = keys_[next_++];
-    return true;
-  }
-
- private:
-  void SortMore() {
+  // The next keys, as many as were worth sorting together; none at the end.
+  Span<const uint64_t> Next() {
     uint64_t* keys = keys_.data() + sorted_;
     size_t size = keys_.size() - sorted_;
     if (size > 2 * wanted_) size = Separate(keys, size);
     SortByHighHalf(keys, size, buffer_.data());
     sorted_ += size;
     wanted_ *= 4;
+    return {keys, static_cast<int64_t>(size)};
   }
 
+ private:
   // Moves the keys with the lowest leading bits, at least `wanted_`, to the front. Order is kept.
   size_t Separate(uint64_t* keys, size_t size) {
     constexpr int kShift = 64 - 11;
@@ -87,7 +93,7 @@ class LazySort {
 
   std::vector<uint64_t>& keys_;
   std::vector<uint64_t>& buffer_;
-  size_t wanted_, sorted_ = 0, next_ = 0;
+  size_t wanted_, sorted_ = 0;
 };
 
 }  // namespace kvision

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "common/half.h"
@@ -40,6 +41,12 @@ KVISION_HOST_DEVICE inline float Product(float a, float b) {
 KVISION_HOST_DEVICE inline float SuppressionArea(const Box& box) {
   const float area = Product(box.x2 - box.x1, box.y2 - box.y1);
   return area > 0.0f ? area : BitCast<float>(0x7f800000u);
+}
+
+// Whether the box, of this SuppressionArea, has an IoU other than 0 with any. A box that is
+// reversed both ways has a positive area and yet intersects nothing.
+inline bool CanOverlap(const Box& box, float area) {
+  return box.x2 > box.x1 && area < BitCast<float>(0x7f800000u);
 }
 
 KVISION_HOST_DEVICE inline float Intersection(const Box& a, const Box& b) {
@@ -88,17 +95,23 @@ struct ScoredBoxes {
   }
 };
 
+class KeptBoxes;
+
 // Runs the rule on one set after another and keeps its memory between them: O(size), no matrix of
-// IoUs.
+// IoUs. Time is that of a sort where boxes spread, for a candidate is compared with the boxes kept
+// near it; at worst every candidate is compared with every kept box.
 class Suppressor {
  public:
+  Suppressor();
+  ~Suppressor();
+
   // Writes the indices of the boxes kept, by descending score, to `kept`, which has room for
   // min(size, max_kept). Returns their number.
   int64_t Run(const ScoredBoxes& set, const SuppressionRule& rule, int32_t* kept);
 
  private:
   std::vector<uint64_t> candidates_, buffer_;  // score key << 32 | index
-  std::vector<float> kept_;  // x1, y1, x2, y2, area of each box kept, kBlock of each at a time
+  std::unique_ptr<KeptBoxes> kept_;
 };
 
 }  // namespace kvision

@@ -7,7 +7,7 @@
 #include "ops/roi_pool/roi_pool.h"
 #include "python/arrays.h"
 #include "python/binding.h"
-#include "python/parallel.h"
+#include "common/threads.h"
 
 namespace kvision {
 namespace {

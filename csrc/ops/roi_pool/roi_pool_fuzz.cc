@@ -8,7 +8,7 @@
 
 #include "fuzz/input.h"
 #include "ops/roi_pool/roi_pool.h"
-#include "python/parallel.h"
+#include "common/threads.h"
 
 namespace kvision::fuzz {
 namespace {
