@@ -17,17 +17,31 @@
 namespace kvision {
 namespace {
 
-template <bool kAccumulate, typename T, typename Out>
-auto PickSumRow() {
+template <typename T>
+auto PickSumBins() {
   switch (CurrentIsa()) {
 #ifdef __x86_64__
     case Isa::kAvx512:
-      return &avx512::SumRow<kAccumulate, T, Out>;
+      return &avx512::SumBins<T>;
     case Isa::kAvx2:
-      return &avx2::SumRow<kAccumulate, T, Out>;
+      return &avx2::SumBins<T>;
 #endif
     default:
-      return &baseline::SumRow<kAccumulate, T, Out>;
+      return &baseline::SumBins<T>;
+  }
+}
+
+template <typename T, typename Out>
+auto PickSumCells() {
+  switch (CurrentIsa()) {
+#ifdef __x86_64__
+    case Isa::kAvx512:
+      return &avx512::SumCells<T, Out>;
+    case Isa::kAvx2:
+      return &avx2::SumCells<T, Out>;
+#endif
+    default:
+      return &baseline::SumCells<T, Out>;
   }
 }
 
@@ -70,15 +84,13 @@ std::vector<int64_t> BoxesByPlace(const RoiAlignParameters& parameters, const F*
 template <typename F>
 struct BoxCells {
   RoiAlignTaps<F> rows, columns;
+};
 
-  Span<const RoiAlignTap<F>> BinsOfRow(int64_t row) const {
-    const auto group = std::lower_bound(rows.groups.begin(), rows.groups.end(), row,
-                                        [](const RoiAlignTapGroup& candidate, int64_t wanted) {
-                                          return candidate.target < wanted;
-                                        });
-    if (group == rows.groups.end() || group->target != row) return {nullptr, 0};
-    return rows.Of(*group);
-  }
+bool IsBefore(const RoiAlignTapGroup& group, int64_t target) { return group.target < target; }
+
+// A box that still gives to rows of the map, first to that of its group `next`.
+struct Visitor {
+  int64_t box, next;
 };
 
 template <typename F, typename Level>
@@ -102,6 +114,89 @@ std::vector<BoxCells<F>> CellsOfBoxes(const RoiAlignParameters& parameters,
   return cells;
 }
 
+// One row of a map's gradient. The terms of all boxes are sorted by cell before they are summed,
+// so that a cell is summed in registers and written once; only a row of very many terms is summed
+// in several parts.
+template <typename T>
+class GradientRow {
+  using F = AccumulatorOf<T>;
+
+ public:
+  GradientRow(int64_t width, int64_t channels) : channels_(channels), ends_(width) {}
+
+  void Start(T* row) {
+    row_ = row;
+    begun_ = false;
+  }
+
+  // Adds a row of bins, times `weight`, to the cells of the columns.
+  void Add(const T* bins, F weight, const RoiAlignTaps<F>& columns) {
+    const int64_t number = static_cast<int64_t>(columns.taps.size());
+    if (number_of_terms_ > 0 && number_of_terms_ + number > kMaxTerms) {
+      if constexpr (std::is_same_v<T, F>) {
+        SumInto(row_, row_);
+      } else {
+        sums_.resize(ends_.size() * channels_);
+        SumInto(sums_.data(), sums_.data());
+      }
+    }
+    pieces_.push_back({bins, weight, &columns});
+    number_of_terms_ += number;
+  }
+
+  void Finish() {
+    if constexpr (std::is_same_v<T, F>) {
+      SumInto(row_, row_);
+    } else {
+      SumInto(sums_.data(), row_);
+    }
+  }
+
+ private:
+  static constexpr int64_t kMaxTerms = 1 << 14;
+
+  struct Piece {
+    const T* bins;
+    F weight;
+    const RoiAlignTaps<F>* columns;
+  };
+
+  template <typename Out>
+  void SumInto(const F* start, Out* out) {
+    // A counting sort. First where the terms of a cell begin, which moves as they are filled in.
+    std::fill(ends_.begin(), ends_.end(), 0);
+    for (const Piece& piece : pieces_) {
+      for (const RoiAlignTapGroup& cell : piece.columns->groups) {
+        ends_[cell.target] += cell.end - cell.begin;
+      }
+    }
+    std::exclusive_scan(ends_.begin(), ends_.end(), ends_.begin(), int64_t{0});
+    terms_.resize(std::max<size_t>(terms_.size(), number_of_terms_));
+    for (const Piece& piece : pieces_) {
+      for (const RoiAlignTapGroup& cell : piece.columns->groups) {
+        for (const RoiAlignTap<F>& tap : piece.columns->Of(cell)) {
+          terms_[ends_[cell.target]++] = {piece.bins + tap.source * channels_,
+                                          piece.weight * tap.weight};
+        }
+      }
+    }
+    PickSumCells<T, Out>()(terms_.data(), {ends_.data(), static_cast<int64_t>(ends_.size())},
+                           channels_, begun_ ? start : nullptr, out);
+    begun_ = true;
+    pieces_.clear();
+    number_of_terms_ = 0;
+  }
+
+  const int64_t channels_;
+  T* row_ = nullptr;
+  bool begun_ = false;
+  int64_t number_of_terms_ = 0;
+  std::vector<Piece> pieces_;
+  std::vector<RoiAlignTerm<T>> terms_;
+  std::vector<int64_t> ends_;
+  std::vector<F> sums_;
+};
+
 }  // namespace
 
 template <typename T>
@@ -112,7 +207,7 @@ void RoiAlignForward(const RoiAlignParameters& parameters,
   const int64_t row_size = parameters.output_width * parameters.channels;
   const int64_t box_size = parameters.output_height * row_size;
   if (box_size == 0) return;
-  const auto sum_row = PickSumRow<false, T, T>();
+  const auto sum_bins = PickSumBins<T>();
   const bool adaptive = parameters.sampling_ratio == 0;
   const std::vector<int64_t> order = BoxesByPlace(parameters, boxes, box_levels);
   parallel_for(static_cast<int64_t>(order.size()), CostOfBox(parameters),
@@ -132,8 +227,8 @@ void RoiAlignForward(const RoiAlignParameters& parameters,
                    const int64_t stride = level.width * parameters.channels;
                    const T* image = level.data + box / parameters.num_boxes * level.height * stride;
                    for (const RoiAlignTapGroup& bin : rows.groups) {
-                     sum_row(image, rows.Of(bin), stride, columns, parameters.channels,
-                             box_output + bin.target * row_size);
+                     sum_bins(image, rows.Of(bin), stride, columns, parameters.channels,
+                              box_output + bin.target * row_size);
                    }
                  }
                });
@@ -146,7 +241,6 @@ void RoiAlignBackward(const RoiAlignParameters& parameters, const T* output_grad
   using F = RoiAlignBox<T>;
   const int64_t bin_row_size = parameters.output_width * parameters.channels;
   const int64_t box_size = parameters.output_height * bin_row_size;
-  const auto sum_row = PickSumRow<true, T, F>();
   const std::vector<BoxCells<F>> cells =
       CellsOfBoxes(parameters, level_gradients, boxes, box_levels, parallel_for);
   const int64_t box_cost = CostOfBox(parameters) * static_cast<int64_t>(cells.size());
@@ -157,28 +251,33 @@ void RoiAlignBackward(const RoiAlignParameters& parameters, const T* output_grad
     if (row_size == 0 || total_rows == 0) continue;
     // A row of the map belongs to one task, and takes the boxes in their order.
     parallel_for(total_rows, row_size + box_cost / total_rows, [&](int64_t begin, int64_t end) {
-      std::vector<F> sums(std::is_same_v<T, F> ? 0 : row_size);
+      GradientRow<T> gradient(level.width, parameters.channels);
+      std::vector<Visitor> visitors;
       for (int64_t row = begin; row < end; ++row) {
-        T* row_gradient = level.data + row * row_size;
-        F* target;
-        if constexpr (std::is_same_v<T, F>) {
-          target = row_gradient;
-        } else {
-          target = sums.data();
+        const int64_t image = row / level.height, image_row = row % level.height;
+        if (row == begin || image_row == 0) {
+          visitors.clear();
+          for (int64_t i = 0; i < parameters.num_boxes; ++i) {
+            const int64_t box = image * parameters.num_boxes + i;
+            if (box_levels[box] != index) continue;
+            const auto& groups = cells[box].rows.groups;
+            const auto next = std::lower_bound(groups.begin(), groups.end(), image_row, IsBefore);
+            if (next != groups.end()) visitors.push_back({box, next - groups.begin()});
+          }
         }
-        std::fill_n(target, row_size, F(0));
-        const int64_t first_box = row / level.height * parameters.num_boxes;
-        for (int64_t box = first_box; box < first_box + parameters.num_boxes; ++box) {
-          if (box_levels[box] != index) continue;
-          const Span<const RoiAlignTap<F>> bins = cells[box].BinsOfRow(row % level.height);
-          if (bins.size == 0) continue;
-          sum_row(output_gradient + box * box_size, bins, bin_row_size, cells[box].columns,
-                  parameters.channels, target);
+        gradient.Start(level.data + row * row_size);
+        for (Visitor& visitor : visitors) {
+          const BoxCells<F>& box = cells[visitor.box];
+          if (visitor.next == static_cast<int64_t>(box.rows.groups.size())) continue;
+          const RoiAlignTapGroup& group = box.rows.groups[visitor.next];
+          if (group.target != image_row) continue;
+          ++visitor.next;
+          for (const RoiAlignTap<F>& tap : box.rows.Of(group)) {
+            gradient.Add(output_gradient + visitor.box * box_size + tap.source * bin_row_size,
+                         tap.weight, box.columns);
+          }
         }
-        if constexpr (!std::is_same_v<T, F>) {
-          std::transform(sums.begin(), sums.end(), row_gradient,
-                         [](F sum) { return FromFloat<T>(sum); });
-        }
+        gradient.Finish();
       }
     });
   }

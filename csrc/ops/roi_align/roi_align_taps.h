@@ -34,6 +34,13 @@ struct RoiAlignTaps {
   }
 };
 
+// What a cell of the map's gradient receives from one bin: weight * bin[0 .. channels).
+template <typename T>
+struct RoiAlignTerm {
+  const T* bin;
+  AccumulatorOf<T> weight;
+};
+
 namespace roi_align_internal {
 
 // Adds a weight to the tap of a cell that the last few samples read too, or makes a new one.
