@@ -32,16 +32,16 @@ auto PickSumBins() {
 }
 
 template <typename T, typename Out>
-auto PickSumCells() {
+auto PickSumCell() {
   switch (CurrentIsa()) {
 #ifdef __x86_64__
     case Isa::kAvx512:
-      return &avx512::SumCells<T, Out>;
+      return &avx512::SumCell<T, Out>;
     case Isa::kAvx2:
-      return &avx2::SumCells<T, Out>;
+      return &avx2::SumCell<T, Out>;
 #endif
     default:
-      return &baseline::SumCells<T, Out>;
+      return &baseline::SumCell<T, Out>;
   }
 }
 
@@ -80,17 +80,10 @@ std::vector<int64_t> BoxesByPlace(const RoiAlignParameters& parameters, const F*
   return order;
 }
 
-// A box as the backward pass sees it: which bins each row and column of the map gives to.
+// A box as the backward pass sees it: what each row and column of the map takes from which bins.
 template <typename F>
 struct BoxCells {
-  RoiAlignTaps<F> rows, columns;
-};
-
-bool IsBefore(const RoiAlignTapGroup& group, int64_t target) { return group.target < target; }
-
-// A box that still gives to rows of the map, first to that of its group `next`.
-struct Visitor {
-  int64_t box, next;
+  std::vector<RoiAlignCellTap<F>> rows, columns;
 };
 
 template <typename F, typename Level>
@@ -106,95 +99,83 @@ std::vector<BoxCells<F>> CellsOfBoxes(const RoiAlignParameters& parameters,
       const RoiAlignGrid<F> grid = GridOf(box, parameters, levels, boxes, box_levels);
       if (!grid.valid) continue;
       FindTapsOfBins(grid.rows, parameters.output_height, adaptive, &of_bins);
-      cells[box].rows = TapsOfCells(of_bins);
+      cells[box].rows = TapsByCell(of_bins);
       FindTapsOfBins(grid.columns, parameters.output_width, adaptive, &of_bins);
-      cells[box].columns = TapsOfCells(of_bins);
+      cells[box].columns = TapsByCell(of_bins);
     }
   });
   return cells;
 }
 
-// One row of a map's gradient. The terms of all boxes are sorted by cell before they are summed,
-// so that a cell is summed in registers and written once; only a row of very many terms is summed
-// in several parts.
+// Some cells of a row of a map's gradient. The terms of all boxes are first sorted by cell, so that
+// a cell is summed in registers and written once; only one of very many terms is summed in parts.
 template <typename T>
-class GradientRow {
+class GradientCells {
   using F = AccumulatorOf<T>;
 
  public:
-  GradientRow(int64_t width, int64_t channels) : channels_(channels), ends_(width) {}
+  GradientCells(const T* output_gradient, int64_t channels)
+      : output_gradient_(output_gradient),
+        channels_(channels),
+        terms_(kCells * kTerms),
+        sums_(kInPlace ? 0 : kCells * channels) {}
 
-  void Start(T* row) {
-    row_ = row;
-    begun_ = false;
+  static constexpr int64_t kCells = 64;
+
+  void Start(T* out) {
+    out_ = out;
+    std::fill_n(number_, kCells, 0);
+    std::fill_n(begun_, kCells, false);
   }
 
-  // Adds a row of bins, times `weight`, to the cells of the columns.
-  void Add(const T* bins, F weight, const RoiAlignTaps<F>& columns) {
-    const int64_t number = static_cast<int64_t>(columns.taps.size());
-    if (number_of_terms_ > 0 && number_of_terms_ + number > kMaxTerms) {
-      if constexpr (std::is_same_v<T, F>) {
-        SumInto(row_, row_);
-      } else {
-        sums_.resize(ends_.size() * channels_);
-        SumInto(sums_.data(), sums_.data());
-      }
+  void Add(int64_t cell, int64_t bin, F weight) {
+    if (number_[cell] == kTerms) {
+      sum_part_(output_gradient_, {&terms_[cell * kTerms], kTerms}, channels_, StartOf(cell),
+                Sums(cell));
+      begun_[cell] = true;
+      number_[cell] = 0;
     }
-    pieces_.push_back({bins, weight, &columns});
-    number_of_terms_ += number;
+    terms_[cell * kTerms + number_[cell]++] = {bin, weight};
   }
 
-  void Finish() {
-    if constexpr (std::is_same_v<T, F>) {
-      SumInto(row_, row_);
-    } else {
-      SumInto(sums_.data(), row_);
+  void Finish(int64_t cells) {
+    for (int64_t cell = 0; cell < cells; ++cell) {
+      sum_(output_gradient_, {&terms_[cell * kTerms], number_[cell]}, channels_, StartOf(cell),
+           out_ + cell * channels_);
     }
   }
 
  private:
-  static constexpr int64_t kMaxTerms = 1 << 14;
+  static constexpr int64_t kTerms = 64;
+  static constexpr bool kInPlace = std::is_same_v<T, F>;
 
-  struct Piece {
-    const T* bins;
-    F weight;
-    const RoiAlignTaps<F>* columns;
-  };
-
-  template <typename Out>
-  void SumInto(const F* start, Out* out) {
-    // A counting sort. First where the terms of a cell begin, which moves as they are filled in.
-    std::fill(ends_.begin(), ends_.end(), 0);
-    for (const Piece& piece : pieces_) {
-      for (const RoiAlignTapGroup& cell : piece.columns->groups) {
-        ends_[cell.target] += cell.end - cell.begin;
-      }
+  F* Sums(int64_t cell) {
+    if constexpr (kInPlace) {
+      return out_ + cell * channels_;
+    } else {
+      return sums_.data() + cell * channels_;
     }
-    std::exclusive_scan(ends_.begin(), ends_.end(), ends_.begin(), int64_t{0});
-    terms_.resize(std::max<size_t>(terms_.size(), number_of_terms_));
-    for (const Piece& piece : pieces_) {
-      for (const RoiAlignTapGroup& cell : piece.columns->groups) {
-        for (const RoiAlignTap<F>& tap : piece.columns->Of(cell)) {
-          terms_[ends_[cell.target]++] = {piece.bins + tap.source * channels_,
-                                          piece.weight * tap.weight};
-        }
-      }
-    }
-    PickSumCells<T, Out>()(terms_.data(), {ends_.data(), static_cast<int64_t>(ends_.size())},
-                           channels_, begun_ ? start : nullptr, out);
-    begun_ = true;
-    pieces_.clear();
-    number_of_terms_ = 0;
   }
+  const F* StartOf(int64_t cell) { return begun_[cell] ? Sums(cell) : nullptr; }
 
+  const T* const output_gradient_;
   const int64_t channels_;
-  T* row_ = nullptr;
-  bool begun_ = false;
-  int64_t number_of_terms_ = 0;
-  std::vector<Piece> pieces_;
-  std::vector<RoiAlignTerm<T>> terms_;
-  std::vector<int64_t> ends_;
+  std::vector<RoiAlignTap<F>> terms_;
   std::vector<F> sums_;
+  T* out_ = nullptr;
+  int64_t number_[kCells];
+  bool begun_[kCells];
+  const decltype(PickSumCell<T, T>()) sum_ = PickSumCell<T, T>();
+  const decltype(PickSumCell<T, F>()) sum_part_ = PickSumCell<T, F>();
+};
+
+// The taps of a box that lie in a tile of the map; `row` moves on with the rows.
+template <typename T>
+struct BoxInTile {
+  using Tap = RoiAlignCellTap<AccumulatorOf<T>>;
+  int64_t first_bin;
+  const Tap *row, *rows_end;
+  const Tap *columns_begin, *columns_end;
 };
 
 }  // namespace
@@ -251,33 +232,40 @@ void RoiAlignBackward(const RoiAlignParameters& parameters, const T* output_grad
     if (row_size == 0 || total_rows == 0) continue;
     // A row of the map belongs to one task, and takes the boxes in their order.
     parallel_for(total_rows, row_size + box_cost / total_rows, [&](int64_t begin, int64_t end) {
-      GradientRow<T> gradient(level.width, parameters.channels);
-      std::vector<Visitor> visitors;
-      for (int64_t row = begin; row < end; ++row) {
-        const int64_t image = row / level.height, image_row = row % level.height;
-        if (row == begin || image_row == 0) {
-          visitors.clear();
+      GradientCells<T> gradient(output_gradient, parameters.channels);
+      std::vector<BoxInTile<T>> boxes_in_tile;
+      // The rows of one image, in tiles that are narrow enough for the bins that a row reads to be
+      // in the cache still when the next one reads them.
+      for (int64_t next; begin < end; begin = next) {
+        const int64_t image = begin / level.height, first_row = begin % level.height;
+        next = std::min(end, (image + 1) * level.height);
+        for (int64_t left = 0; left < level.width; left += gradient.kCells) {
+          const int64_t right = std::min(level.width, left + gradient.kCells);
+          boxes_in_tile.clear();
           for (int64_t i = 0; i < parameters.num_boxes; ++i) {
             const int64_t box = image * parameters.num_boxes + i;
             if (box_levels[box] != index) continue;
-            const auto& groups = cells[box].rows.groups;
-            const auto next = std::lower_bound(groups.begin(), groups.end(), image_row, IsBefore);
-            if (next != groups.end()) visitors.push_back({box, next - groups.begin()});
+            const auto rows = TapsBetween(cells[box].rows, first_row, first_row + next - begin);
+            const auto columns = TapsBetween(cells[box].columns, left, right);
+            if (rows.size == 0 || columns.size == 0) continue;
+            boxes_in_tile.push_back(
+                {box * box_size, rows.begin(), rows.end(), columns.begin(), columns.end()});
+          }
+          for (int64_t row = begin; row < next; ++row) {
+            gradient.Start(level.data + row * row_size + left * parameters.channels);
+            for (BoxInTile<T>& box : boxes_in_tile) {
+              for (; box.row != box.rows_end && box.row->cell == row - begin + first_row;
+                   ++box.row) {
+                const int64_t bins = box.first_bin + box.row->bin * bin_row_size;
+                for (auto column = box.columns_begin; column != box.columns_end; ++column) {
+                  gradient.Add(column->cell - left, bins + column->bin * parameters.channels,
+                               box.row->weight * column->weight);
+                }
+              }
+            }
+            gradient.Finish(right - left);
           }
         }
-        gradient.Start(level.data + row * row_size);
-        for (Visitor& visitor : visitors) {
-          const BoxCells<F>& box = cells[visitor.box];
-          if (visitor.next == static_cast<int64_t>(box.rows.groups.size())) continue;
-          const RoiAlignTapGroup& group = box.rows.groups[visitor.next];
-          if (group.target != image_row) continue;
-          ++visitor.next;
-          for (const RoiAlignTap<F>& tap : box.rows.Of(group)) {
-            gradient.Add(output_gradient + visitor.box * box_size + tap.source * bin_row_size,
-                         tap.weight, box.columns);
-          }
-        }
-        gradient.Finish();
       }
     });
   }

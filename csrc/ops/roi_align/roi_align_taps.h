@@ -34,11 +34,11 @@ struct RoiAlignTaps {
   }
 };
 
-// What a cell of the map's gradient receives from one bin: weight * bin[0 .. channels).
-template <typename T>
-struct RoiAlignTerm {
-  const T* bin;
-  AccumulatorOf<T> weight;
+// Turned round: what a cell takes from a bin along one axis.
+template <typename F>
+struct RoiAlignCellTap {
+  int64_t cell, bin;
+  F weight;
 };
 
 namespace roi_align_internal {
@@ -83,33 +83,30 @@ void FindTapsOfBins(const RoiAlignAxis<F>& axis, int64_t bins, bool adaptive,
   }
 }
 
-// One group for each cell that gives to any bin, by ascending cell; a group's bins ascend.
+// By ascending cell; those of one cell by ascending bin.
 template <typename F>
-RoiAlignTaps<F> TapsOfCells(const RoiAlignTaps<F>& of_bins) {
-  struct Entry {
-    int64_t cell;
-    RoiAlignTap<F> tap;
-  };
-  std::vector<Entry> entries;
-  entries.reserve(of_bins.taps.size());
-  for (const RoiAlignTapGroup& group : of_bins.groups) {
-    for (const RoiAlignTap<F>& tap : of_bins.Of(group)) {
-      entries.push_back({tap.source, {group.target, tap.weight}});
+std::vector<RoiAlignCellTap<F>> TapsByCell(const RoiAlignTaps<F>& of_bins) {
+  std::vector<RoiAlignCellTap<F>> result;
+  result.reserve(of_bins.taps.size());
+  for (const RoiAlignTapGroup& bin : of_bins.groups) {
+    for (const RoiAlignTap<F>& tap : of_bins.Of(bin)) {
+      result.push_back({tap.source, bin.target, tap.weight});
     }
   }
-  std::stable_sort(entries.begin(), entries.end(),
-                   [](const Entry& a, const Entry& b) { return a.cell < b.cell; });
-  RoiAlignTaps<F> result;
-  result.taps.reserve(entries.size());
-  for (const Entry& entry : entries) {
-    const int64_t position = static_cast<int64_t>(result.taps.size());
-    if (result.groups.empty() || result.groups.back().target != entry.cell) {
-      result.groups.push_back({entry.cell, position, position});
-    }
-    result.taps.push_back(entry.tap);
-    result.groups.back().end = position + 1;
-  }
+  std::stable_sort(
+      result.begin(), result.end(),
+      [](const RoiAlignCellTap<F>& a, const RoiAlignCellTap<F>& b) { return a.cell < b.cell; });
   return result;
+}
+
+// Those of the cells [begin, end).
+template <typename F>
+Span<const RoiAlignCellTap<F>> TapsBetween(const std::vector<RoiAlignCellTap<F>>& taps,
+                                           int64_t begin, int64_t end) {
+  const auto before = [](const RoiAlignCellTap<F>& tap, int64_t cell) { return tap.cell < cell; };
+  const auto first = std::lower_bound(taps.begin(), taps.end(), begin, before);
+  const auto last = std::lower_bound(first, taps.end(), end, before);
+  return {taps.data() + (first - taps.begin()), last - first};
 }
 
 }  // namespace kvision
