@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <numeric>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -63,20 +62,37 @@ int64_t CostOfBox(const RoiAlignParameters& parameters) {
          1;
 }
 
-// The boxes in the order of level, image and the row of their centre, so that boxes taken one after
-// the other share cells in the cache.
-template <typename F>
-std::vector<int64_t> BoxesByPlace(const RoiAlignParameters& parameters, const F* boxes,
-                                  const int32_t* box_levels) {
-  const int64_t total = parameters.batch * parameters.num_boxes;
-  std::vector<int64_t> order(total);
-  std::iota(order.begin(), order.end(), int64_t{0});
-  const auto place = [&](int64_t box) {
-    const F centre = boxes[4 * box + 1] + boxes[4 * box + 3];
-    return std::make_tuple(box_levels[box], box / parameters.num_boxes,
-                           std::isfinite(centre) ? centre : F(0), box);
+// The boxes in the order of level, image and place on the map, by bands of rows and along each of
+// them, so that boxes taken one after the other share cells in the cache.
+template <typename F, typename Level>
+std::vector<int64_t> BoxesByPlace(const RoiAlignParameters& parameters, Span<const Level> levels,
+                                  const F* boxes, const int32_t* box_levels) {
+  constexpr F kBandRows = 24;
+  struct Place {
+    int32_t level;
+    F band, column;
+    int64_t box;
   };
-  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return place(a) < place(b); });
+  std::vector<Place> places(parameters.batch * parameters.num_boxes);
+  for (int64_t box = 0; box < static_cast<int64_t>(places.size()); ++box) {
+    places[box] = {box_levels[box], F(0), F(0), box};
+    if (box_levels[box] < 0 || box_levels[box] >= levels.size) continue;
+    const F scale = static_cast<F>(levels[box_levels[box]].spatial_scale);
+    const F row = (boxes[4 * box + 1] + boxes[4 * box + 3]) / 2 * scale;
+    const F column = (boxes[4 * box] + boxes[4 * box + 2]) / 2 * scale;
+    if (!std::isfinite(row) || !std::isfinite(column)) continue;
+    places[box].band = std::floor(row / kBandRows);
+    places[box].column = column;
+  }
+  const auto key = [&](const Place& place) {
+    return std::make_tuple(place.level, place.box / parameters.num_boxes, place.band, place.column,
+                           place.box);
+  };
+  std::sort(places.begin(), places.end(),
+            [&](const Place& a, const Place& b) { return key(a) < key(b); });
+  std::vector<int64_t> order(places.size());
+  std::transform(places.begin(), places.end(), order.begin(),
+                 [](const Place& place) { return place.box; });
   return order;
 }
 
@@ -85,6 +101,11 @@ template <typename F>
 struct BoxCells {
   std::vector<RoiAlignCellTap<F>> rows, columns;
 };
+
+template <typename F>
+Span<const RoiAlignCellTap<F>> SpanOf(const std::vector<RoiAlignCellTap<F>>& taps) {
+  return {taps.data(), static_cast<int64_t>(taps.size())};
+}
 
 template <typename F, typename Level>
 std::vector<BoxCells<F>> CellsOfBoxes(const RoiAlignParameters& parameters,
@@ -169,13 +190,19 @@ class GradientCells {
   const decltype(PickSumCell<T, F>()) sum_part_ = PickSumCell<T, F>();
 };
 
-// The taps of a box that lie in a tile of the map; `row` moves on with the rows.
-template <typename T>
-struct BoxInTile {
-  using Tap = RoiAlignCellTap<AccumulatorOf<T>>;
+// The taps of a box in a band of rows.
+template <typename F>
+struct BoxInBand {
   int64_t first_bin;
-  const Tap *row, *rows_end;
-  const Tap *columns_begin, *columns_end;
+  Span<const RoiAlignCellTap<F>> rows, columns;
+};
+
+// Those in a tile of the band. `row` moves on with the rows.
+template <typename F>
+struct BoxInTile {
+  int64_t first_bin;
+  const RoiAlignCellTap<F>*row, *rows_end;
+  Span<const RoiAlignCellTap<F>> columns;
 };
 
 }  // namespace
@@ -190,7 +217,7 @@ void RoiAlignForward(const RoiAlignParameters& parameters,
   if (box_size == 0) return;
   const auto sum_bins = PickSumBins<T>();
   const bool adaptive = parameters.sampling_ratio == 0;
-  const std::vector<int64_t> order = BoxesByPlace(parameters, boxes, box_levels);
+  const std::vector<int64_t> order = BoxesByPlace(parameters, levels, boxes, box_levels);
   parallel_for(static_cast<int64_t>(order.size()), CostOfBox(parameters),
                [&](int64_t begin, int64_t end) {
                  RoiAlignTaps<F> rows, columns;
@@ -233,33 +260,39 @@ void RoiAlignBackward(const RoiAlignParameters& parameters, const T* output_grad
     // A row of the map belongs to one task, and takes the boxes in their order.
     parallel_for(total_rows, row_size + box_cost / total_rows, [&](int64_t begin, int64_t end) {
       GradientCells<T> gradient(output_gradient, parameters.channels);
-      std::vector<BoxInTile<T>> boxes_in_tile;
+      std::vector<BoxInBand<F>> boxes_in_band;
+      std::vector<BoxInTile<F>> boxes_in_tile;
       // The rows of one image, in tiles that are narrow enough for the bins that a row reads to be
       // in the cache still when the next one reads them.
       for (int64_t next; begin < end; begin = next) {
         const int64_t image = begin / level.height, first_row = begin % level.height;
         next = std::min(end, (image + 1) * level.height);
+        boxes_in_band.clear();
+        for (int64_t box = image * parameters.num_boxes; box < (image + 1) * parameters.num_boxes;
+             ++box) {
+          if (box_levels[box] != index) continue;
+          const auto rows =
+              TapsBetween(SpanOf(cells[box].rows), first_row, first_row + next - begin);
+          if (rows.size == 0) continue;
+          boxes_in_band.push_back({box * box_size, rows, SpanOf(cells[box].columns)});
+        }
         for (int64_t left = 0; left < level.width; left += gradient.kCells) {
           const int64_t right = std::min(level.width, left + gradient.kCells);
           boxes_in_tile.clear();
-          for (int64_t i = 0; i < parameters.num_boxes; ++i) {
-            const int64_t box = image * parameters.num_boxes + i;
-            if (box_levels[box] != index) continue;
-            const auto rows = TapsBetween(cells[box].rows, first_row, first_row + next - begin);
-            const auto columns = TapsBetween(cells[box].columns, left, right);
-            if (rows.size == 0 || columns.size == 0) continue;
-            boxes_in_tile.push_back(
-                {box * box_size, rows.begin(), rows.end(), columns.begin(), columns.end()});
+          for (const BoxInBand<F>& box : boxes_in_band) {
+            const auto columns = TapsBetween(box.columns, left, right);
+            if (columns.size == 0) continue;
+            boxes_in_tile.push_back({box.first_bin, box.rows.begin(), box.rows.end(), columns});
           }
           for (int64_t row = begin; row < next; ++row) {
             gradient.Start(level.data + row * row_size + left * parameters.channels);
-            for (BoxInTile<T>& box : boxes_in_tile) {
+            for (BoxInTile<F>& box : boxes_in_tile) {
               for (; box.row != box.rows_end && box.row->cell == row - begin + first_row;
                    ++box.row) {
                 const int64_t bins = box.first_bin + box.row->bin * bin_row_size;
-                for (auto column = box.columns_begin; column != box.columns_end; ++column) {
-                  gradient.Add(column->cell - left, bins + column->bin * parameters.channels,
-                               box.row->weight * column->weight);
+                for (const RoiAlignCellTap<F>& column : box.columns) {
+                  gradient.Add(column.cell - left, bins + column.bin * parameters.channels,
+                               box.row->weight * column.weight);
                 }
               }
             }

@@ -101,12 +101,11 @@ std::vector<RoiAlignCellTap<F>> TapsByCell(const RoiAlignTaps<F>& of_bins) {
 
 // Those of the cells [begin, end).
 template <typename F>
-Span<const RoiAlignCellTap<F>> TapsBetween(const std::vector<RoiAlignCellTap<F>>& taps,
-                                           int64_t begin, int64_t end) {
+Span<const RoiAlignCellTap<F>> TapsBetween(Span<const RoiAlignCellTap<F>> taps, int64_t begin,
+                                           int64_t end) {
   const auto before = [](const RoiAlignCellTap<F>& tap, int64_t cell) { return tap.cell < cell; };
   const auto first = std::lower_bound(taps.begin(), taps.end(), begin, before);
-  const auto last = std::lower_bound(first, taps.end(), end, before);
-  return {taps.data() + (first - taps.begin()), last - first};
+  return {first, std::lower_bound(first, taps.end(), end, before) - first};
 }
 
 }  // namespace kvision
