@@ -34,6 +34,13 @@ struct RoiAlignTaps {
   }
 };
 
+// Turned round: what a cell takes from a bin along one axis.
+template <typename F>
+struct RoiAlignCellTap {
+  int64_t cell, bin;
+  F weight;
+};
+
 namespace roi_align_internal {
 
 // Adds a weight to the tap of a cell that the last few samples read too, or makes a new one.
@@ -76,33 +83,29 @@ void FindTapsOfBins(const RoiAlignAxis<F>& axis, int64_t bins, bool adaptive,
   }
 }
 
-// One group for each cell that gives to any bin, by ascending cell; a group's bins ascend.
+// By ascending cell; those of one cell by ascending bin.
 template <typename F>
-RoiAlignTaps<F> TapsOfCells(const RoiAlignTaps<F>& of_bins) {
-  struct Entry {
-    int64_t cell;
-    RoiAlignTap<F> tap;
-  };
-  std::vector<Entry> entries;
-  entries.reserve(of_bins.taps.size());
-  for (const RoiAlignTapGroup& group : of_bins.groups) {
-    for (const RoiAlignTap<F>& tap : of_bins.Of(group)) {
-      entries.push_back({tap.source, {group.target, tap.weight}});
+std::vector<RoiAlignCellTap<F>> TapsByCell(const RoiAlignTaps<F>& of_bins) {
+  std::vector<RoiAlignCellTap<F>> result;
+  result.reserve(of_bins.taps.size());
+  for (const RoiAlignTapGroup& bin : of_bins.groups) {
+    for (const RoiAlignTap<F>& tap : of_bins.Of(bin)) {
+      result.push_back({tap.source, bin.target, tap.weight});
     }
   }
-  std::stable_sort(entries.begin(), entries.end(),
-                   [](const Entry& a, const Entry& b) { return a.cell < b.cell; });
-  RoiAlignTaps<F> result;
-  result.taps.reserve(entries.size());
-  for (const Entry& entry : entries) {
-    const int64_t position = static_cast<int64_t>(result.taps.size());
-    if (result.groups.empty() || result.groups.back().target != entry.cell) {
-      result.groups.push_back({entry.cell, position, position});
-    }
-    result.taps.push_back(entry.tap);
-    result.groups.back().end = position + 1;
-  }
+  std::stable_sort(
+      result.begin(), result.end(),
+      [](const RoiAlignCellTap<F>& a, const RoiAlignCellTap<F>& b) { return a.cell < b.cell; });
   return result;
+}
+
+// Those of the cells [begin, end).
+template <typename F>
+Span<const RoiAlignCellTap<F>> TapsBetween(Span<const RoiAlignCellTap<F>> taps, int64_t begin,
+                                           int64_t end) {
+  const auto before = [](const RoiAlignCellTap<F>& tap, int64_t cell) { return tap.cell < cell; };
+  const auto first = std::lower_bound(taps.begin(), taps.end(), begin, before);
+  return {first, std::lower_bound(first, taps.end(), end, before) - first};
 }
 
 }  // namespace kvision
