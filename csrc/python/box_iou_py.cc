@@ -1,10 +1,10 @@
 // box_iou and its gradient on NumPy arrays: the CPU kernels without TensorFlow.
 #include <string>
 
+#include "common/threads.h"
 #include "ops/box_iou/box_iou.h"
 #include "python/arrays.h"
 #include "python/binding.h"
-#include "common/threads.h"
 
 namespace kvision {
 namespace {

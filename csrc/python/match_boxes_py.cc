@@ -1,8 +1,8 @@
 // match_boxes on NumPy arrays: the CPU kernel without TensorFlow.
+#include "common/threads.h"
 #include "ops/match_boxes/match_boxes.h"
 #include "python/arrays.h"
 #include "python/binding.h"
-#include "common/threads.h"
 
 namespace kvision {
 namespace {

@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <utility>
 
+#include "common/threads.h"
 #include "ops/roi_pool/roi_pool.h"
 #include "python/arrays.h"
 #include "python/binding.h"
-#include "common/threads.h"
 
 namespace kvision {
 namespace {

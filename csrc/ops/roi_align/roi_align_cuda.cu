@@ -236,8 +236,9 @@ constexpr int kFullPack = sizeof(T) == 8 ? 2 : 4;
 
 template <typename T>
 const char* RoiAlignForwardCuda(const RoiAlignParameters& parameters,
-                        Span<const RoiAlignLevel<const T>> levels, const RoiAlignBox<T>* boxes,
-                        const int32_t* box_levels, T* output, void* stream) {
+                                Span<const RoiAlignLevel<const T>> levels,
+                                const RoiAlignBox<T>* boxes, const int32_t* box_levels, T* output,
+                                void* stream) {
   constexpr int kPack = kFullPack<T>;
   Levels<const T> list = {};
   list.number = levels.size;
@@ -266,9 +267,9 @@ int64_t RoiAlignBackwardCudaWorkspace(const RoiAlignParameters& parameters) {
 
 template <typename T>
 const char* RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* output_gradient,
-                         const RoiAlignBox<T>* boxes, const int32_t* box_levels,
-                         Span<const RoiAlignLevel<T>> level_gradients, void* workspace,
-                         void* stream) {
+                                 const RoiAlignBox<T>* boxes, const int32_t* box_levels,
+                                 Span<const RoiAlignLevel<T>> level_gradients, void* workspace,
+                                 void* stream) {
   constexpr int kPack = kFullPack<T>;
   const int64_t num_boxes = parameters.batch * parameters.num_boxes;
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
@@ -292,13 +293,13 @@ const char* RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* 
   return LastCudaError();
 }
 
-#define KVISION_ROI_ALIGN(T)                                                                       \
-  template const char* RoiAlignForwardCuda<T>(const RoiAlignParameters&,                                   \
-                                      Span<const RoiAlignLevel<const T>>, const RoiAlignBox<T>*,   \
-                                      const int32_t*, T*, void*);                                  \
-  template const char* RoiAlignBackwardCuda<T>(const RoiAlignParameters&, const T*, const RoiAlignBox<T>*, \
-                                       const int32_t*, Span<const RoiAlignLevel<T>>, void*,        \
-                                       void*);
+#define KVISION_ROI_ALIGN(T)                                                                     \
+  template const char* RoiAlignForwardCuda<T>(const RoiAlignParameters&,                         \
+                                              Span<const RoiAlignLevel<const T>>,                \
+                                              const RoiAlignBox<T>*, const int32_t*, T*, void*); \
+  template const char* RoiAlignBackwardCuda<T>(const RoiAlignParameters&, const T*,              \
+                                               const RoiAlignBox<T>*, const int32_t*,            \
+                                               Span<const RoiAlignLevel<T>>, void*, void*);
 KVISION_ROI_ALIGN(Half)
 KVISION_ROI_ALIGN(BFloat16)
 KVISION_ROI_ALIGN(float)

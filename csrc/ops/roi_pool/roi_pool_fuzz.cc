@@ -6,9 +6,9 @@
 #include <optional>
 #include <vector>
 
+#include "common/threads.h"
 #include "fuzz/input.h"
 #include "ops/roi_pool/roi_pool.h"
-#include "common/threads.h"
 
 namespace kvision::fuzz {
 namespace {
