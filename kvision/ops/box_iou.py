@@ -12,6 +12,7 @@ from keras import ops
 from kvision.ops import native
 
 IOU_KINDS = ("iou", "giou", "diou", "ciou")
+_MUST_BROADCAST = "the leading axes of `boxes1` and `boxes2` must broadcast."
 
 
 def pairwise_iou(boxes1, boxes2, *, kind="iou"):
@@ -116,8 +117,7 @@ class BoxIoUOperation(keras.Operation):
             ).shape
         except ValueError:
             raise ValueError(
-                f"{name}: the leading axes of `boxes1` and `boxes2` must broadcast. "
-                f"Received: {shape1} and {shape2}."
+                f"{name}: {_MUST_BROADCAST} Received: {shape1} and {shape2}."
             ) from None
         return (*leading, shape1[-2], shape2[-2]) if self.pairwise else tuple(leading)
 
@@ -147,7 +147,8 @@ def _native(boxes1, boxes2, kind, pairwise):
 
     kept = 2 if pairwise else 1
     shape1, shape2 = tf.shape(boxes1), tf.shape(boxes2)
-    leading = tf.broadcast_dynamic_shape(shape1[:-kept], shape2[:-kept])
+    with tf.control_dependencies(_check_leading_axes(boxes1, boxes2, pairwise)):
+        leading = tf.broadcast_dynamic_shape(shape1[:-kept], shape2[:-kept])
     batch = tf.reduce_prod(leading)
     sizes1, sizes2 = (shape1[-2:], shape2[-2:]) if pairwise else ([1, 4], [1, 4])
 
@@ -160,6 +161,21 @@ def _native(boxes1, boxes2, kind, pairwise):
     )
     own = tf.stack([sizes1[0], sizes2[0]]) if pairwise else tf.zeros([0], tf.int32)
     return tf.reshape(output, tf.concat([leading, own], axis=0))
+
+
+def _check_leading_axes(boxes1, boxes2, pairwise):
+    """The check, in the graph, of leading axes that only the running graph knows."""
+    import tensorflow as tf
+
+    if boxes1.shape.is_fully_defined() and boxes2.shape.is_fully_defined():
+        return []
+    kept = 2 if pairwise else 1
+    axes = [tf.shape(boxes)[:-kept] for boxes in (boxes1, boxes2)]
+    rank = max(boxes1.shape.rank, boxes2.shape.rank) - kept
+    axes1, axes2 = (tf.pad(own, [[rank - own.shape[0], 0]], constant_values=1) for own in axes)
+    broadcast = tf.reduce_all((axes1 == axes2) | (axes1 == 1) | (axes2 == 1))
+    message = f"{_name(pairwise)}: {_MUST_BROADCAST} Received: "
+    return [tf.debugging.Assert(broadcast, [message, tf.shape(boxes1), " and ", tf.shape(boxes2)])]
 
 
 @native.register_gradient("Kvision>BoxIou")

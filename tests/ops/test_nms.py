@@ -126,7 +126,10 @@ WRONG_SHAPES = (
     Invalid({"boxes": np.zeros((3, 5), "f")}, "`boxes` must have shape"),
     Invalid({"boxes": np.zeros((1, 3, 4), "f")}, "`boxes` must have shape"),
     Invalid({"scores": np.zeros((3, 1), "f")}, "`scores` must have shape"),
-    Invalid({"scores": np.zeros(4, "f")}, "`boxes` and `scores` must have the same number"),
+    Invalid(
+        {"scores": np.zeros(4, "f")},
+        "`boxes` and `scores` must have the same|`scores` .* where num_boxes is 3",
+    ),
 )
 FUZZED = {
     "iou_threshold": (0.0, 0.3, 1 / 3, 1.0, 1e-50, -0.1, 1.5, NAN),

@@ -205,7 +205,10 @@ WRONG_BOXES = (
     Invalid({"boxes": np.ones((1, 3, 4), "float32")}),
     Invalid({"levels": np.zeros((3, 4), "int32")}, "`levels` must have shape"),
     Invalid({"levels": np.zeros(9, "int32")}, "`levels` must have shape"),
-    Invalid({"spatial_scales": np.array([1.0])}, "`spatial_scales` must have one number a level"),
+    Invalid(
+        {"spatial_scales": np.array([1.0])},
+        r"`spatial_scales` must have shape \(num_levels,\), where num_levels is 2",
+    ),
     Invalid({"spatial_scales": np.array([1.0, 0.0])}, "`spatial_scales` must be positive"),
     Invalid({"spatial_scales": np.array([1.0, INF])}, "`spatial_scales` must be positive"),
     Invalid({"sampling_ratio": -1}, "`sampling_ratio` must lie"),
@@ -233,12 +236,12 @@ RAW = RawOp(
     invalid=(
         *WRONG_BOXES,
         Invalid({"features_1": np.ones((3, 2, 3), "float32")}, "`features` must have shape"),
-        Invalid({"features_1": np.ones((1, 2, 2, 3), "float32")}, "all feature levels must have"),
-        Invalid({"features_1": np.ones((3, 2, 2, 2), "float32")}, "all feature levels must have"),
+        Invalid({"features_1": np.ones((1, 2, 2, 3), "float32")}, "`features` .* where batch is 3"),
+        Invalid({"features_1": np.ones((3, 2, 2, 2), "float32")}, "`features` .* channels is 3"),
         Invalid(
             {f"features_{n}": np.ones((3, 3, 3, 3), "float32") for n in range(2, 9)}
             | {"spatial_scales": np.ones(9)},
-            "at most 8 feature levels",
+            "between 1 and 8 feature levels",
         ),
         Invalid({"output_height": 0}, "must be positive"),
         Invalid({"output_width": -1}, "must be positive"),
@@ -270,15 +273,14 @@ RAW_GRADIENT = RawOp(
         Invalid({"output_gradient": np.ones((3, 3, 2, 3), "float32")}, "`output_gradient` must"),
         Invalid(
             {"output_gradient": np.ones((3, 4, 3, 3, 3), "float32")},
-            "`output_gradient` must have shape",
-            static=False,
+            "`boxes` must have shape .* where num_boxes is 4 in `output_gradient`",
         ),
         Invalid(
             {"output_gradient": np.ones((3, 3, 0, 3, 3), "float32")},
             "must be positive",
             static=False,
         ),
-        Invalid({"shape_1": np.array([3, 2, 2, 5])}, "all feature levels must have"),
+        Invalid({"shape_1": np.array([3, 2, 2, 5])}, "`features` .* where channels is 3"),
         Invalid({"shape_1": np.array([3, 2, 3])}, "must hold four sizes|must have shape"),
         # Of a negative constant size TensorFlow speaks before the op, on Python 3.13.
         Invalid(
