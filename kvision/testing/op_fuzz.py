@@ -131,7 +131,8 @@ def explore(contract, check, level):
     wanted = os.environ.get("KVISION_FUZZ")
 
     @hypothesis.settings(
-        max_examples=int(wanted or _EXAMPLES),
+        # Every shape is a compilation on JAX, and there is no native kernel to compare with.
+        max_examples=max(int(wanted or _EXAMPLES) // (1 if op_results.on_tensorflow() else 5), 1),
         derandomize=wanted is None,
         deadline=None,
         database=None,
@@ -177,7 +178,9 @@ def _cases(contract, level):
             for change in (-1, 1)
             if not served or word in sizes
         ]
-        dtype = contract.default_dtype if served else draw(st.sampled_from(list(contract.dtypes)))
+        # Of the other backends float64 is an option, or float32 in disguise.
+        known = [d for d in contract.dtypes if d != "float64" or op_results.on_tensorflow()]
+        dtype = contract.default_dtype if served else draw(st.sampled_from(known))
         strewn = [
             (key, draw(st.integers(0, 15)), draw(some(specials[:3]) | some(specials)))
             for key in draw(st.lists(st.sampled_from(sorted(axes)), max_size=4))

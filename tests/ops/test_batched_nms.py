@@ -165,6 +165,11 @@ class TestBatchedNMS(OpTests):
         },
     )
 
+    def test_empty(self, implementation, variant, empty):
+        if BACKEND == "jax" and empty in ("batch", "all axes"):
+            pytest.skip("JAX does not differentiate a gather from an empty batch")
+        super().test_empty(implementation, variant, empty)
+
 
 def run(boxes, scores, **arguments):
     boxes, scores = np.asarray(boxes, "float32"), np.asarray(scores, "float32")
