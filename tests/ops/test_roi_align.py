@@ -249,6 +249,32 @@ def test_half_types_are_accumulated_in_float32(implementation, dtype, bits):
     np.testing.assert_allclose(gradient, exact_gradient, 2.0**-bits + 1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("channels", [1, 150])
+def test_the_gradient_of_many_boxes_on_one_cell(implementation, dtype, channels):
+    """By hand: 3000 samples at (2, 1.25), each worth three quarters of one cell."""
+    features = np.zeros((1, 3, 4, channels), dtype="float32")
+    boxes = np.tile(np.array([1.5, 0.75, 2.5, 1.75], dtype="float32"), (1, 3000, 1))
+    upstream = np.ones((1, 3000, 1, 1, channels), dtype="float32")
+
+    def function(features):
+        features = keras.ops.cast(features, dtype)
+        return roi_align(
+            features,
+            keras.ops.cast(boxes, "float64" if dtype == "float64" else "float32"),
+            output_size=1,
+            sampling_ratio=1,
+            aligned=False,
+        )
+
+    _, gradient = vjp(function, features, upstream)
+    expected = np.zeros_like(features)
+    expected[0, 1, 2] = 2250
+    expected[0, 2, 2] = 750
+    rounded = keras.ops.cast(keras.ops.cast(expected, dtype), "float32")
+    np.testing.assert_array_equal(gradient, to_numpy(rounded))
+
+
 @pytest.mark.parametrize(
     ("feature_shape", "num_boxes"),
     [((0, 4, 4, 2), 3), ((2, 4, 4, 2), 0), ((1, 4, 4, 0), 3)],
