@@ -18,6 +18,7 @@ from kvision.testing import (
     RawOp,
     Variant,
     draws,
+    to_numpy,
     vjp,
 )
 
@@ -365,11 +366,12 @@ class TestRoIAlign(OpTests):
     )
 
 
-def random_case(seed, channels=3):
+def random_case(seed, channels=3, width=13):
     """Features and boxes with every kind of special box, and an upstream gradient for 3 by 4."""
     rng = np.random.default_rng(seed)
-    features = rng.normal(size=(2, 9, 13, channels)).astype("float32")
-    boxes = rng.uniform(-10, 30, (2, 12, 4)).astype("float32")
+    features = rng.normal(size=(2, 9, width, channels)).astype("float32")
+    boxes = rng.uniform(-10, 30, (2, 12, 4)) * [width / 13, 1, width / 13, 1]
+    boxes = boxes.astype("float32")
     boxes[0, :7] = [
         (NAN, 0, 1, 1),
         (-3000, -3000, 3000, 3000),
@@ -384,11 +386,13 @@ def random_case(seed, channels=3):
 
 # Whole vectors of every instruction set and what is left over; 300 is more than the registers hold.
 @on_tensorflow
-@pytest.mark.parametrize("channels", [1, 3, 16, 37, 300])
+@pytest.mark.parametrize(
+    ("channels", "width"), [(1, 13), (3, 13), (16, 13), (37, 13), (300, 13), (2, 200)]
+)
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 5])
 @pytest.mark.parametrize("aligned", [True, False])
-def test_native_equals_reference(channels, sampling_ratio, aligned):
-    features, boxes, upstream = random_case(channels, channels)
+def test_native_equals_reference(channels, width, sampling_ratio, aligned):
+    features, boxes, upstream = random_case(channels, channels, width)
 
     def function(features):
         return roi_align(
@@ -406,6 +410,32 @@ def test_native_equals_reference(channels, sampling_ratio, aligned):
             results.append(vjp(function, features, upstream))
     np.testing.assert_allclose(results[0][0], results[1][0], 0, 2e-6)
     np.testing.assert_allclose(results[0][1], results[1][1], 0, 5e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("channels", [1, 150])
+def test_the_gradient_of_many_boxes_on_one_cell(implementation, dtype, channels):
+    """By hand: 3000 samples at (2, 1.25), each worth three quarters of one cell."""
+    features = np.zeros((1, 3, 4, channels), dtype="float32")
+    boxes = np.tile(np.array([1.5, 0.75, 2.5, 1.75], dtype="float32"), (1, 3000, 1))
+    upstream = np.ones((1, 3000, 1, 1, channels), dtype="float32")
+
+    def function(features):
+        features = keras.ops.cast(features, dtype)
+        return roi_align(
+            features,
+            keras.ops.cast(boxes, "float64" if dtype == "float64" else "float32"),
+            output_size=1,
+            sampling_ratio=1,
+            aligned=False,
+        )
+
+    _, gradient = vjp(function, features, upstream)
+    expected = np.zeros_like(features)
+    expected[0, 1, 2] = 2250
+    expected[0, 2, 2] = 750
+    rounded = keras.ops.cast(keras.ops.cast(expected, dtype), "float32")
+    np.testing.assert_array_equal(gradient, to_numpy(rounded))
 
 
 @on_tensorflow
