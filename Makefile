@@ -51,7 +51,7 @@ format: setup
 
 # Against torchvision (5 GB).
 bench: setup $(PEER)
-	for file in benchmarks/*.py; do $(RUN) $$file --peer $(PEER) || exit 1; done
+	for file in benchmarks/[a-z]*.py; do $(RUN) $$file --peer $(PEER) || exit 1; done
 
 PACKAGES_torchvision = numpy $$($(RUN) -c '$(REQUIRED)' project optional-dependencies interop)
 PACKAGES_addons = 'tensorflow-cpu==2.15.*' tensorflow-addons==0.23.0

@@ -1,6 +1,7 @@
 """Non-maximum suppression on the CPU, against torchvision's and TensorFlow's.
 
-The indices must be equal. How it is measured: `_versus.py`.
+The indices must be equal. One set of boxes is suppressed eagerly on all sides, as torchvision does:
+a `tf.function` takes longer to be called than a few thousand boxes. How it is measured: `_versus.py`.
 
     python benchmarks/nms.py --peer PATH/TO/PYTHON/WITH/TORCHVISION
 """
@@ -84,7 +85,8 @@ def tensorflow_batched(boxes, scores):
 
 def one_set(inputs):
     """A workload of `nms`."""
-    return Workload(inputs, kvision, tensorflow, torchvision, checksum=order_checksum)
+    sides = kvision, tensorflow, torchvision
+    return Workload(inputs, *sides, checksum=order_checksum, compiled=False)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.operation import call_operation
 from kvision.ops.suppression import (
     best_first,
     candidate_scores,
@@ -66,16 +67,15 @@ def batched_nms(
         TypeError: If boxes or scores are not floating point.
         ValueError: If an argument has a wrong value, or a tensor a wrong rank or size.
     """
-    operation = BatchedNMSOperation(
+    return call_operation(
+        BatchedNMSOperation,
+        (boxes, scores),
         iou_threshold=iou_threshold,
         score_threshold=score_threshold,
         max_output_size=max_output_size,
         max_output_size_per_class=max_output_size_per_class,
         class_agnostic=class_agnostic,
     )
-    if keras.utils.is_keras_tensor(boxes) or keras.utils.is_keras_tensor(scores):
-        return operation.symbolic_call(boxes, scores)
-    return operation.call(boxes, scores)
 
 
 @keras.saving.register_keras_serializable("kvision")

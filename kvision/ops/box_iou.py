@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.operation import call_operation
 
 IOU_KINDS = ("iou", "giou", "diou", "ciou")
 _MUST_BROADCAST = "the leading axes of `boxes1` and `boxes2` must broadcast."
@@ -44,7 +45,7 @@ def pairwise_iou(boxes1, boxes2, *, kind="iou"):
         TypeError: If boxes are not floating point.
         ValueError: If `kind` is unknown, or a shape does not fit.
     """
-    return _call(BoxIoUOperation(kind=kind, pairwise=True), boxes1, boxes2)
+    return call_operation(BoxIoUOperation, (boxes1, boxes2), kind=kind, pairwise=True)
 
 
 def elementwise_iou(boxes1, boxes2, *, kind="iou"):
@@ -63,13 +64,7 @@ def elementwise_iou(boxes1, boxes2, *, kind="iou"):
         TypeError: If boxes are not floating point.
         ValueError: If `kind` is unknown, or a shape does not fit.
     """
-    return _call(BoxIoUOperation(kind=kind, pairwise=False), boxes1, boxes2)
-
-
-def _call(operation, boxes1, boxes2):
-    if keras.utils.is_keras_tensor(boxes1) or keras.utils.is_keras_tensor(boxes2):
-        return operation.symbolic_call(boxes1, boxes2)
-    return operation.call(boxes1, boxes2)
+    return call_operation(BoxIoUOperation, (boxes1, boxes2), kind=kind, pairwise=False)
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.operation import call_operation
 from kvision.ops.suppression import float32_tensor
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
@@ -85,16 +86,14 @@ def match_boxes(
         TypeError: If candidates or boxes are not floating point.
         ValueError: If the thresholds are in the wrong order, or a shape does not fit.
     """
-    operation = MatchBoxesOperation(
+    return call_operation(
+        MatchBoxesOperation,
+        (candidates, boxes, valid, *([] if crowd is None else [crowd])),
         positive_threshold=positive_threshold,
         negative_threshold=negative_threshold,
         allow_low_quality=allow_low_quality,
         crowd_overlap=crowd_overlap,
     )
-    arguments = [candidates, boxes, valid, *([] if crowd is None else [crowd])]
-    if any(keras.utils.is_keras_tensor(argument) for argument in arguments):
-        return operation.symbolic_call(*arguments)
-    return operation.call(*arguments)
 
 
 @keras.saving.register_keras_serializable("kvision")

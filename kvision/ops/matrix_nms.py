@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from kvision.ops import native
-from kvision.ops.score_decay import ScoreDecayOperation, decayed, labelled_ious, run
+from kvision.ops.operation import call_operation
+from kvision.ops.score_decay import ScoreDecayOperation, decayed, labelled_ious
 from kvision.ops.suppression import best_first, candidate_scores
 
 native.not_differentiable("Kvision>MatrixNms")
@@ -71,13 +72,14 @@ def matrix_nms(
     Source: Wang, Zhang, Kong, Li and Shen, SOLOv2: Dynamic and Fast Instance Segmentation,
     NeurIPS 2020, there of masks.
     """
-    operation = MatrixNMSOperation(
+    return call_operation(
+        MatrixNMSOperation,
+        (boxes, scores, labels),
         method=method,
         sigma=sigma,
         score_threshold=score_threshold,
         max_output_size=max_output_size,
     )
-    return run(operation, boxes, scores, labels)
 
 
 @keras.saving.register_keras_serializable("kvision")

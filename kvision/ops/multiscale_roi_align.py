@@ -7,6 +7,7 @@ Detection", 2017, equation 1.
 import keras
 from keras import ops
 
+from kvision.ops.operation import call_operation
 from kvision.ops.region import check_tensors, output_shape, standardize_output_size
 from kvision.ops.roi_align import align_levels, check_sampling
 
@@ -51,7 +52,9 @@ def multiscale_roi_align(
     Raises:
         ValueError: If an argument has a wrong value, or a tensor a wrong rank, batch or dtype.
     """
-    operation = MultiscaleRoIAlignOperation(
+    return call_operation(
+        MultiscaleRoIAlignOperation,
+        (pyramid, boxes),
         output_size=output_size,
         strides=strides,
         sampling_ratio=sampling_ratio,
@@ -59,9 +62,6 @@ def multiscale_roi_align(
         canonical_size=canonical_size,
         canonical_level=canonical_level,
     )
-    if any(keras.utils.is_keras_tensor(tensor) for tensor in [*pyramid.values(), boxes]):
-        return operation.symbolic_call(pyramid, boxes)
-    return operation.call(pyramid, boxes)
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.operation import call_operation
 from kvision.ops.suppression import (
     best_first,
     candidate_scores,
@@ -55,14 +56,13 @@ def nms(boxes, scores, *, iou_threshold, score_threshold=None, max_output_size=N
         ValueError: If an argument has a wrong value, or a tensor a wrong rank or size; if
             `max_output_size` is missing where it is required.
     """
-    operation = NMSOperation(
+    return call_operation(
+        NMSOperation,
+        (boxes, scores),
         iou_threshold=iou_threshold,
         score_threshold=score_threshold,
         max_output_size=max_output_size,
     )
-    if keras.utils.is_keras_tensor(boxes) or keras.utils.is_keras_tensor(scores):
-        return operation.symbolic_call(boxes, scores)
-    return operation.call(boxes, scores)
 
 
 @keras.saving.register_keras_serializable("kvision")

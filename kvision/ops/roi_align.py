@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.operation import call_operation
 from kvision.ops.region import (
     check_spatial_scale,
     check_tensors,
@@ -61,15 +62,14 @@ def roi_align(
     Raises:
         ValueError: If an argument has a wrong value, or a tensor a wrong rank, batch or dtype.
     """
-    operation = RoIAlignOperation(
+    return call_operation(
+        RoIAlignOperation,
+        (features, boxes),
         output_size=output_size,
         spatial_scale=spatial_scale,
         sampling_ratio=sampling_ratio,
         aligned=aligned,
     )
-    if keras.utils.is_keras_tensor(features) or keras.utils.is_keras_tensor(boxes):
-        return operation.symbolic_call(features, boxes)
-    return operation.call(features, boxes)
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.operation import call_operation
 from kvision.ops.region import (
     check_spatial_scale,
     check_tensors,
@@ -54,10 +55,9 @@ def roi_pool(features, boxes, *, output_size, spatial_scale=1.0):
     Raises:
         ValueError: If an argument has a wrong value, or a tensor a wrong rank, size or dtype.
     """
-    operation = RoIPoolOperation(output_size=output_size, spatial_scale=spatial_scale)
-    if keras.utils.is_keras_tensor(features) or keras.utils.is_keras_tensor(boxes):
-        return operation.symbolic_call(features, boxes)
-    return operation.call(features, boxes)
+    return call_operation(
+        RoIPoolOperation, (features, boxes), output_size=output_size, spatial_scale=spatial_scale
+    )
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -76,13 +76,6 @@ class ScoreDecayOperation(keras.Operation):
         return keras.KerasTensor(shape, dtype="int32"), keras.KerasTensor(shape, dtype="float32")
 
 
-def run(operation, boxes, scores, labels):
-    """What a `ScoreDecayOperation` returns, or its node where an argument is a KerasTensor."""
-    if any(map(keras.utils.is_keras_tensor, (boxes, scores, labels))):
-        return operation.symbolic_call(boxes, scores, labels)
-    return operation.call(boxes, scores, labels)
-
-
 def labelled_ious(boxes_a, labels_a, boxes_b, labels_b):
     """(A, B) float32, 0 where labels differ and where infinite boxes would give NaN."""
     iou = ious(boxes_a, boxes_b)

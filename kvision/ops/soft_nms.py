@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from kvision.ops import native
-from kvision.ops.score_decay import ScoreDecayOperation, decayed, labelled_ious, run
+from kvision.ops.operation import call_operation
+from kvision.ops.score_decay import ScoreDecayOperation, decayed, labelled_ious
 from kvision.ops.suppression import candidate_scores, check_thresholds, float32_threshold
 
 native.not_differentiable("Kvision>SoftNms")
@@ -70,14 +71,15 @@ def soft_nms(
     Source: Bodla, Singh, Chellappa and Davis, Soft-NMS - Improving Object Detection With One Line
     of Code, ICCV 2017.
     """
-    operation = SoftNMSOperation(
+    return call_operation(
+        SoftNMSOperation,
+        (boxes, scores, labels),
         method=method,
         sigma=sigma,
         iou_threshold=iou_threshold,
         score_threshold=score_threshold,
         max_output_size=max_output_size,
     )
-    return run(operation, boxes, scores, labels)
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -1,0 +1,38 @@
+"""How the public functions call their operations."""
+
+import functools
+
+import keras
+
+
+def call_operation(operation_class, tensors, **arguments):
+    """Calls an operation on tensors, or makes it a node where one of them is a KerasTensor.
+
+    Off a functional model, calls with equal arguments share one operation, which keeps nothing of
+    a call: to make one takes longer than a small op.
+
+    Args:
+        operation_class: A `keras.Operation`.
+        tensors: What its `call` takes: tensors, dictionaries of them, `None`.
+        **arguments: Of its constructor.
+
+    Returns:
+        What `call` returns.
+    """
+    leaves = (
+        leaf
+        for tensor in tensors
+        for leaf in (tensor.values() if isinstance(tensor, dict) else (tensor,))
+    )
+    if any(map(keras.utils.is_keras_tensor, leaves)):
+        return operation_class(**arguments).symbolic_call(*tensors)
+    try:
+        operation = _shared(operation_class, **arguments)
+    except TypeError:  # a list or a dictionary among the arguments cannot be a key
+        operation = operation_class(**arguments)
+    return operation.call(*tensors)
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _shared(operation_class, **arguments):
+    return operation_class(**arguments)
