@@ -1,4 +1,4 @@
-"""IoU and its relatives of 20,000 x 100 boxes on the CPU, with gradients, against torchvision's.
+"""IoU and its relatives of 100 x 20,000 boxes on the CPU, with gradients, against torchvision.
 
 Forward, and forward with the gradients to both sets of boxes. TensorFlow has no such op; for it
 stands this project's reference in `keras.ops`. How it is measured: `_versus.py`.

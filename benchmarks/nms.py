@@ -1,7 +1,8 @@
 """Non-maximum suppression on the CPU, against torchvision's and TensorFlow's.
 
-The indices must be equal. One set of boxes is suppressed eagerly on all sides, as torchvision does:
-a `tf.function` takes longer to be called than a few thousand boxes. How it is measured: `_versus.py`.
+The indices must be equal. One set of boxes is suppressed eagerly on all sides, as torchvision does
+it: to call a `tf.function` takes longer than a few thousand boxes. How it is measured:
+`_versus.py`.
 
     python benchmarks/nms.py --peer PATH/TO/PYTHON/WITH/TORCHVISION
 """
