@@ -7,7 +7,7 @@
 namespace kvision {
 namespace {
 
-// Below it, all kept boxes are compared faster than a grid is laid.
+// With fewer, comparing all of them is faster than laying a grid.
 constexpr int64_t kFewBoxes = 256;
 // Boxes looked at to lay the grid.
 constexpr size_t kSample = 64;
@@ -51,7 +51,7 @@ void KeptBoxes::Reset(const ScoredBoxes& set, const std::vector<uint64_t>& candi
   cut_ = std::min(iou_threshold, 0.5f) * (1.0f - 0x1p-12f);
   cells_.clear();
   blocks_.clear();
-  older_.clear();
+  newer_.clear();
   everywhere_.clear();
   num_everywhere_ = 0;
   origin_ = cells_per_unit_ = last_ = Floats{};
@@ -68,27 +68,29 @@ void KeptBoxes::Reset(const ScoredBoxes& set, const std::vector<uint64_t>& candi
     ++sampled;
   }
   if (sampled < kSample / 4) return;
+
+  // Cells as large as boxes usually are, and enough boxes to each to fill a block or so.
   constexpr double kOutliers = 0.03;
-  constexpr float kCellsPerSide = 1.0f;
   const float left = x.Quantile(kOutliers), right = x.Quantile(1 - kOutliers);
   const float top = y.Quantile(kOutliers), bottom = y.Quantile(1 - kOutliers);
-  const float most = static_cast<float>(max_kept) / 8.0f;
-  float columns = kCellsPerSide * (right - left) / x.MedianSide();
-  float rows = kCellsPerSide * (bottom - top) / y.MedianSide();
+  const float most = std::min(static_cast<float>(max_kept) / 8.0f, 0x1p20f);
+  float columns = (right - left) / x.MedianSide();
+  float rows = (bottom - top) / y.MedianSide();
   columns = columns < most ? std::max(columns, 1.0f) : most;
   rows = rows < most ? std::max(rows, 1.0f) : most;
   const float shrink = std::sqrt(std::min(1.0f, most / (columns * rows)));
   columns = std::max(1.0f, std::floor(columns * shrink));
   rows = std::max(1.0f, std::floor(rows * shrink));
+  if (columns * rows < 2.0f) return;
   const float per_x = columns > 1.0f ? columns / (right - left) : 0.0f;
   const float per_y = rows > 1.0f ? rows / (bottom - top) : 0.0f;
   origin_ = Floats{left, top, left, top};
   cells_per_unit_ = Floats{per_x, per_y, per_x, per_y};
   last_ = Floats{columns, rows, columns, rows} - 1.0f;
   columns_ = static_cast<int32_t>(columns);
-  cells_.assign(static_cast<size_t>(columns * rows), Cell{-1, 0});
+  cells_.assign(static_cast<size_t>(columns) * static_cast<size_t>(rows), Cell{});
   blocks_.reserve(2 * cells_.size());
-  older_.reserve(2 * cells_.size());
+  newer_.reserve(2 * cells_.size());
 }
 
 }  // namespace kvision

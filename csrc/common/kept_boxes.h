@@ -57,8 +57,10 @@ class KeptBoxes {
       for (Cell* cell = row; cell != row + width; ++cell) {
         const uint32_t slot = cell->num_boxes++ % KeptBlock::kSize;
         if (slot == 0) {
-          older_.push_back(cell->newest);
-          cell->newest = static_cast<int32_t>(blocks_.size());
+          const auto block = static_cast<int32_t>(blocks_.size());
+          (cell->oldest < 0 ? cell->oldest : newer_[cell->newest]) = block;
+          cell->newest = block;
+          newer_.push_back(-1);
           blocks_.push_back(kEmpty);
         }
         blocks_[cell->newest].Put(slot, box, area);
@@ -82,12 +84,12 @@ class KeptBoxes {
 
   const std::vector<KeptBlock>& everywhere() const { return everywhere_; }
 
-  // The block of a cell, or null, and the one that it filled before.
-  const KeptBlock* Newest(int32_t column, int32_t row) const {
-    return BlockAt(cells_[row * columns_ + column].newest);
+  // The blocks of a cell as they were filled, up to null: the best boxes suppress most.
+  const KeptBlock* Oldest(int32_t column, int32_t row) const {
+    return BlockAt(cells_[row * columns_ + column].oldest);
   }
-  const KeptBlock* Older(const KeptBlock* block) const {
-    return BlockAt(older_[block - blocks_.data()]);
+  const KeptBlock* Newer(const KeptBlock* block) const {
+    return BlockAt(newer_[block - blocks_.data()]);
   }
 
  private:
@@ -97,8 +99,8 @@ class KeptBoxes {
   static const KeptBlock kEmpty;
 
   struct Cell {
-    int32_t newest;  // the block written to, -1 for none
-    uint32_t num_boxes;
+    int32_t oldest = -1, newest = -1;  // blocks, -1 for none; the newest is written to
+    uint32_t num_boxes = 0;
   };
 
   const KeptBlock* BlockAt(int32_t index) const { return index < 0 ? nullptr : &blocks_[index]; }
@@ -115,7 +117,7 @@ class KeptBoxes {
   int32_t columns_;
   std::vector<Cell> cells_;        // row by row
   std::vector<KeptBlock> blocks_;  // of the cells
-  std::vector<int32_t> older_;     // of every block the one that its cell filled before, or -1
+  std::vector<int32_t> newer_;     // of every block the one that its cell filled next, or -1
   std::vector<KeptBlock> everywhere_;
   uint64_t num_everywhere_;
 };

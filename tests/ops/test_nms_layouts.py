@@ -78,9 +78,15 @@ def few_ulps(rng, size):
     return np.concatenate([corner, corner + rng.integers(1, 6, (size, 2)) / 8], axis=1)
 
 
-def subnormal(rng, size):
-    """Areas of which float32 holds few bits or none."""
+def small_areas(rng, size):
+    """Areas too small for a product with a threshold to tell."""
     return lattice(rng, size) * 2.0 ** rng.choice([-76, -74, -72, -60], (size, 1))
+
+
+def subnormal_areas(rng, size):
+    """Areas of one or two units of the smallest that float32 holds: IoUs are rounded to 0 or 1."""
+    boxes = _boxes(rng.uniform(0, size**0.5 / 2, (size, 2)), rng.uniform(0.5, 1.5, (size, 2)))
+    return boxes * 2.0**-74.5
 
 
 def unordered(rng, size):
@@ -92,7 +98,7 @@ def unordered(rng, size):
 
 LAYOUTS = (
     *(spread, one_place, huge_range, far_outliers, one_giant, all_giant, many_scales, clusters),
-    *(duplicates, line, lattice, few_ulps, subnormal, unordered),
+    *(duplicates, line, lattice, few_ulps, small_areas, subnormal_areas, unordered),
 )
 
 
