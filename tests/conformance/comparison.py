@@ -69,10 +69,6 @@ class Row:
     size: Callable = lambda call: 1
     unit: Callable = lambda call: 1.0
 
-    def exists(self):
-        """Whether kvision has the op: rows may be written before it does."""
-        return hasattr(kvision.ops, self.op) or hasattr(kvision.losses, self.op)
-
 
 @dataclasses.dataclass
 class Outcome:
@@ -177,16 +173,13 @@ def _worst(differences, case, ours, theirs, expected):
 
 
 def table(results):
-    """Markdown of `(row, {implementation: outcome} or why there is none)` pairs."""
+    """Markdown of `(row, {implementation: outcome})` pairs."""
     lines = [
         "| peer function | kvision | cases | largest difference | tolerance | exceptions |",
         "|---|---|---|---|---|---|",
     ]
     for row, outcomes in results:
         name = f"| {row.function} | {row.op} "
-        if isinstance(outcomes, str):
-            lines.append(f"{name}| 0 | - | {row.stated} | {outcomes} |")
-            continue
         for implementation, outcome in outcomes.items():
             exceptions = [
                 f"{count}: {reason}" + (f" (by up to {_figure(largest)})" if row.tolerance else "")
