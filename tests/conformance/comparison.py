@@ -14,8 +14,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-import kvision
-
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
