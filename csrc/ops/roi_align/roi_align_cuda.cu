@@ -23,9 +23,11 @@ struct alignas(sizeof(T) * kPack) Pack {
   T values[kPack];
 };
 
+// What has no weight is not read, so that a NaN there does not matter.
 template <int kPack, typename T>
 __device__ inline void AddScaled(const T* from, AccumulatorOf<T> weight,
                                  AccumulatorOf<T> (&sums)[kPack]) {
+  if (weight == AccumulatorOf<T>(0)) return;
   const Pack<T, kPack> pack = *reinterpret_cast<const Pack<T, kPack>*>(from);
 #pragma unroll
   for (int k = 0; k < kPack; ++k) sums[k] += weight * ToFloat(pack.values[k]);
@@ -131,7 +133,8 @@ __device__ inline F WeightOfCell(const RoiAlignAxis<F>& axis, int64_t bin, int64
     if (taps.low == cell) weight += taps.low_weight;
     if (taps.high == cell) weight += taps.high_weight;
   }
-  return weight * axis.SampleWeight();
+  // A box of no extent has no samples, whose weight is infinite.
+  return weight > F(0) ? weight * axis.SampleWeight() : F(0);
 }
 
 // The rows and columns of the map that a box may read, so that a cell passes over most boxes by
@@ -204,7 +207,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksOnSm)
             (box * parameters.output_height + row_bin) * parameters.output_width;
         for (int64_t column_bin = column_bins.first; column_bin < column_bins.end; ++column_bin) {
           const F weight = row_weight * WeightOfCell(grid.columns, column_bin, x, adaptive);
-          if (weight == F(0)) continue;
           AddScaled<kPack>(output_gradient + (bin_row + column_bin) * parameters.channels + channel,
                            weight, sums);
         }
