@@ -176,8 +176,7 @@ __global__ void ScanKernel(SuppressionSets sets, int64_t first_set, int64_t max_
         word |= mask[(tile * kTile + __ffsll(left) - 1) * num_tiles + later];
       }
       suppressed[later] = word;
-    }
-    __syncthreads();
+    }  // the next tile's count is the barrier behind these writes
   }
   if (threadIdx.x == 0) result.Finish(set, num_kept);
 }
