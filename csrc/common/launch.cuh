@@ -1,9 +1,25 @@
-// What launchers of CUDA kernels share.
+// What CUDA kernels and their launchers share.
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 namespace kvision {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Blocks that own `per_block` units each. A grid has room for 2^31 - 1 of them, more than a GPU's
+// memory has units for.
+inline unsigned BlocksFor(int64_t units, int64_t per_block) {
+  return static_cast<unsigned>((units + per_block - 1) / per_block);
+}
+
+// The number of this thread along the first dimension of the grid.
+__device__ inline int64_t ThreadInGrid() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
 
 // What is wrong with the launches so far, or null.
 inline const char* LastCudaError() {

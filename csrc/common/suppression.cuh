@@ -22,9 +22,6 @@ constexpr int64_t kMaskBytes = int64_t{256} << 20;
 constexpr int64_t kMaxBoxes = (int64_t{47} << 10) * 8;
 
 inline int64_t NumTiles(int64_t size) { return (size + kTile - 1) / kTile; }
-inline unsigned NumBlocks(int64_t threads) {
-  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
-}
 
 // Set `s` holds the boxes of class `s % num_classes` of image `s / num_classes`.
 struct SuppressionSets {
@@ -87,7 +84,7 @@ struct SuppressionWorkspace {
 
 __global__ void ScoreKeysKernel(SuppressionSets sets, float score_threshold, uint64_t* keys,
                                 int32_t* values) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t i = ThreadInGrid();
   if (i >= sets.Size()) return;
   const int64_t set = i / sets.num_boxes;
   const int64_t index = i % sets.num_boxes;
@@ -179,8 +176,7 @@ __global__ void ScanKernel(SuppressionSets sets, int64_t first_set, int64_t max_
         word |= mask[(tile * kTile + __ffsll(left) - 1) * num_tiles + later];
       }
       suppressed[later] = word;
-    }
-    __syncthreads();
+    }  // the next tile's count is the barrier behind these writes
   }
   if (threadIdx.x == 0) result.Finish(set, num_kept);
 }
@@ -188,7 +184,7 @@ __global__ void ScanKernel(SuppressionSets sets, int64_t first_set, int64_t max_
 // Sorts the candidates of every set. Afterwards keys[0] and values[0] are free.
 void SortCandidates(const SuppressionSets& sets, float score_threshold,
                     SuppressionWorkspace& workspace, cudaStream_t stream) {
-  ScoreKeysKernel<<<NumBlocks(sets.Size()), kThreads, 0, stream>>>(
+  ScoreKeysKernel<<<BlocksFor(sets.Size(), kThreads), kThreads, 0, stream>>>(
       sets, score_threshold, workspace.keys[0], workspace.values[0]);
   workspace.Sort(sets.Size(), sets.Count(), stream);
 }

@@ -19,7 +19,7 @@ struct ClassResult {
 };
 
 __global__ void NothingKeptKernel(int64_t size, int64_t pairs, uint64_t* keys, int32_t* values) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t i = ThreadInGrid();
   if (i >= size) return;
   keys[i] = static_cast<uint64_t>(i / pairs) << 32 | kNoCandidate;
   values[i] = static_cast<int32_t>(i % pairs);
@@ -28,7 +28,7 @@ __global__ void NothingKeptKernel(int64_t size, int64_t pairs, uint64_t* keys, i
 __global__ void DetectionsKernel(int64_t batch, int64_t pairs, int64_t num_classes, int64_t size,
                                  const uint64_t* keys, const int32_t* values, int32_t* indices,
                                  int32_t* labels, int32_t* num_detections) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t i = ThreadInGrid();
   if (i >= batch * size) return;
   const int64_t image = i / size;
   const int64_t rank = i % size;
@@ -62,14 +62,14 @@ const char* BatchedNmsCuda(const float* boxes, const float* scores, const Batche
   cudaMemsetAsync(num_detections, 0, shape.batch * sizeof(int32_t), cuda_stream);
   if (pairs > 0) {
     SortCandidates(sets, attributes.score_threshold, memory, cuda_stream);
-    NothingKeptKernel<<<NumBlocks(sets.Size()), kThreads, 0, cuda_stream>>>(
+    NothingKeptKernel<<<BlocksFor(sets.Size(), kThreads), kThreads, 0, cuda_stream>>>(
         sets.Size(), pairs, memory.keys[0], memory.values[0]);
     const int64_t limit = std::min(size, attributes.max_output_size_per_class);
     SuppressSorted(sets, attributes.iou_threshold, limit, memory,
                    ClassResult{memory.keys[0], shape.num_boxes, shape.num_classes}, cuda_stream);
     memory.Sort(sets.Size(), shape.batch, cuda_stream);
   }
-  DetectionsKernel<<<NumBlocks(shape.batch * size), kThreads, 0, cuda_stream>>>(
+  DetectionsKernel<<<BlocksFor(shape.batch * size, kThreads), kThreads, 0, cuda_stream>>>(
       shape.batch, pairs, shape.num_classes, size, memory.keys[1], memory.values[1], indices,
       labels, num_detections);
   return LastCudaError();

@@ -15,7 +15,8 @@ namespace {
 constexpr int64_t kIouBlock = 256;
 constexpr int64_t kBoxesPerTask = 16;
 
-// Boxes by coordinate, so that vectors of them can be loaded; what is left of a block is zero.
+// Boxes by coordinate, so that vectors of them can be loaded. What is left of a block is NaN: such
+// boxes have no gradient, whereas an empty one would have an infinite one beside a tiny box.
 template <typename F>
 struct IouBlock {
   F x1[kIouBlock], y1[kIouBlock], x2[kIouBlock], y2[kIouBlock], area[kIouBlock], angle[kIouBlock];
@@ -66,11 +67,12 @@ F SideOf(F low, F high) {
 
 template <typename F>
 void Fill(const F* boxes, int64_t size, bool with_angle, IouBlock<F>* block) {
+  constexpr F kNaN = std::numeric_limits<F>::quiet_NaN();
   block->size = size;
   for (int64_t i = 0; i < kIouBlock; ++i) {
     const bool real = i < size;
-    const F x1 = real ? boxes[4 * i] : F(0), y1 = real ? boxes[4 * i + 1] : F(0);
-    const F x2 = real ? boxes[4 * i + 2] : F(0), y2 = real ? boxes[4 * i + 3] : F(0);
+    const F x1 = real ? boxes[4 * i] : kNaN, y1 = real ? boxes[4 * i + 1] : kNaN;
+    const F x2 = real ? boxes[4 * i + 2] : kNaN, y2 = real ? boxes[4 * i + 3] : kNaN;
     const F area = SideOf(x1, x2) * SideOf(y1, y2);
     // A difference with itself is 0 for what is finite, and no number for what is not.
     const F not_finite = (x1 - x1) + (y1 - y1) + (x2 - x2) + (y2 - y2) + (area - area);

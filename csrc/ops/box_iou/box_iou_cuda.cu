@@ -1,8 +1,5 @@
 // A thread a pair going forward; going back a warp a box of boxes1 and a thread a box of boxes2,
 // each the only one to write its gradient, summed in one order.
-#include <cuda_runtime.h>
-
-#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -17,7 +14,6 @@ namespace kvision {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kWarp = 32;
 
 template <typename F>
 __device__ inline device::IouBox<F> ReadBox(const F* boxes, int64_t index, bool with_angle) {
@@ -33,18 +29,16 @@ template <IouKind kKind, typename F>
 __global__ void ForwardKernel(BoxIouParameters p, const F* __restrict__ boxes1,
                               const F* __restrict__ boxes2, F* __restrict__ output, int64_t total) {
   constexpr bool kAngle = kKind == IouKind::kCiou;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
-       i += step) {
-    int64_t first = i, second = i;
-    if (p.pairwise) {
-      first = i / p.num_boxes2;
-      second = first / p.num_boxes1 * p.num_boxes2 + i % p.num_boxes2;
-    }
-    output[i] =
-        device::IouPair<kKind, F>(ReadBox(boxes1, first, kAngle), ReadBox(boxes2, second, kAngle))
-            .Value();
+  const int64_t i = ThreadInGrid();
+  if (i >= total) return;
+  int64_t first = i, second = i;
+  if (p.pairwise) {
+    first = i / p.num_boxes2;
+    second = first / p.num_boxes1 * p.num_boxes2 + i % p.num_boxes2;
   }
+  output[i] =
+      device::IouPair<kKind, F>(ReadBox(boxes1, first, kAngle), ReadBox(boxes2, second, kAngle))
+          .Value();
 }
 
 template <IouKind kKind, typename F>
@@ -53,17 +47,15 @@ __global__ void ElementwiseBackwardKernel(const F* __restrict__ upstream,
                                           const F* __restrict__ boxes2, F* __restrict__ gradient1,
                                           F* __restrict__ gradient2, int64_t total) {
   constexpr bool kAngle = kKind == IouKind::kCiou;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
-       i += step) {
-    const device::IouBox<F> a = ReadBox(boxes1, i, kAngle), b = ReadBox(boxes2, i, kAngle);
-    F sums1[4] = {}, sums2[4] = {};
-    device::AddIouGradient<kKind>(a, b, upstream[i], sums1);
-    device::AddIouGradient<kKind>(b, a, upstream[i], sums2);
-    for (int corner = 0; corner < 4; ++corner) {
-      gradient1[4 * i + corner] = sums1[corner];
-      gradient2[4 * i + corner] = sums2[corner];
-    }
+  const int64_t i = ThreadInGrid();
+  if (i >= total) return;
+  const device::IouBox<F> a = ReadBox(boxes1, i, kAngle), b = ReadBox(boxes2, i, kAngle);
+  F sums1[4] = {}, sums2[4] = {};
+  device::AddIouGradient<kKind>(a, b, upstream[i], sums1);
+  device::AddIouGradient<kKind>(b, a, upstream[i], sums2);
+  for (int corner = 0; corner < 4; ++corner) {
+    gradient1[4 * i + corner] = sums1[corner];
+    gradient2[4 * i + corner] = sums2[corner];
   }
 }
 
@@ -73,23 +65,21 @@ __global__ void FirstBackwardKernel(BoxIouParameters p, const F* __restrict__ up
                                     F* __restrict__ gradient) {
   constexpr bool kAngle = kKind == IouKind::kCiou;
   const int64_t total = p.batch * p.num_boxes1;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * (kThreads / kWarp);
+  const int64_t own = ThreadInGrid() / kWarp;
   const int lane = threadIdx.x % kWarp;
-  for (int64_t own = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
-       own < total; own += step) {
-    const device::IouBox<F> a = ReadBox(boxes1, own, kAngle);
-    const int64_t first = own / p.num_boxes1 * p.num_boxes2;
-    F sums[4] = {};
-    for (int64_t j = lane; j < p.num_boxes2; j += kWarp) {
-      device::AddIouGradient<kKind>(a, ReadBox(boxes2, first + j, kAngle),
-                                    upstream[own * p.num_boxes2 + j], sums);
+  if (own >= total) return;
+  const device::IouBox<F> a = ReadBox(boxes1, own, kAngle);
+  const int64_t first = own / p.num_boxes1 * p.num_boxes2;
+  F sums[4] = {};
+  for (int64_t j = lane; j < p.num_boxes2; j += kWarp) {
+    device::AddIouGradient<kKind>(a, ReadBox(boxes2, first + j, kAngle),
+                                  upstream[own * p.num_boxes2 + j], sums);
+  }
+  for (int corner = 0; corner < 4; ++corner) {
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      sums[corner] += __shfl_down_sync(kAllLanes, sums[corner], offset);
     }
-    for (int corner = 0; corner < 4; ++corner) {
-      for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-        sums[corner] += __shfl_down_sync(0xffffffffu, sums[corner], offset);
-      }
-      if (lane == 0) gradient[4 * own + corner] = sums[corner];
-    }
+    if (lane == 0) gradient[4 * own + corner] = sums[corner];
   }
 }
 
@@ -99,24 +89,16 @@ __global__ void SecondBackwardKernel(BoxIouParameters p, const F* __restrict__ u
                                      F* __restrict__ gradient) {
   constexpr bool kAngle = kKind == IouKind::kCiou;
   const int64_t total = p.batch * p.num_boxes2;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t own = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; own < total;
-       own += step) {
-    const device::IouBox<F> b = ReadBox(boxes2, own, kAngle);
-    const int64_t first = own / p.num_boxes2 * p.num_boxes1;
-    F sums[4] = {};
-    for (int64_t i = 0; i < p.num_boxes1; ++i) {
-      device::AddIouGradient<kKind>(b, ReadBox(boxes1, first + i, kAngle),
-                                    upstream[(first + i) * p.num_boxes2 + own % p.num_boxes2],
-                                    sums);
-    }
-    for (int corner = 0; corner < 4; ++corner) gradient[4 * own + corner] = sums[corner];
+  const int64_t own = ThreadInGrid();
+  if (own >= total) return;
+  const device::IouBox<F> b = ReadBox(boxes2, own, kAngle);
+  const int64_t first = own / p.num_boxes2 * p.num_boxes1;
+  F sums[4] = {};
+  for (int64_t i = 0; i < p.num_boxes1; ++i) {
+    device::AddIouGradient<kKind>(b, ReadBox(boxes1, first + i, kAngle),
+                                  upstream[(first + i) * p.num_boxes2 + own % p.num_boxes2], sums);
   }
-}
-
-unsigned BlocksFor(int64_t total, int64_t per_block) {
-  constexpr int64_t kMostBlocks = 1 << 20;
-  return static_cast<unsigned>(std::min((total + per_block - 1) / per_block, kMostBlocks));
+  for (int corner = 0; corner < 4; ++corner) gradient[4 * own + corner] = sums[corner];
 }
 
 // Calls launch(std::integral_constant<IouKind, kind>).

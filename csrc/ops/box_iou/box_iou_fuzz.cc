@@ -114,6 +114,20 @@ void Fuzz(Input& input, const BoxIouParameters& p) {
     Require(std::abs(scaled) <= kTolerance * (1 + greatest * reach),
             "a gradient of scaling both boxes");
   }
+
+  // Sets of one box each have the gradients that the pairs have elementwise.
+  const int64_t pairs = std::min({boxes1.size() / 4, boxes2.size() / 4, total});
+  Buffer<F> sets1(input, 4 * pairs), sets2(input, 4 * pairs);
+  Buffer<F> pairs1(input, 4 * pairs), pairs2(input, 4 * pairs);
+  kvision::BoxIouBackward<F>({pairs, 1, 1, p.kind, true}, upstream.data(), boxes1.data(),
+                             boxes2.data(), sets1.data(), sets2.data(), kvision::ThreadsFor(1));
+  kvision::BoxIouBackward<F>({pairs, 1, 1, p.kind, false}, upstream.data(), boxes1.data(),
+                             boxes2.data(), pairs1.data(), pairs2.data(), kvision::ThreadsFor(1));
+  const auto same = [](F a, F b) { return a == b || (std::isnan(a) && std::isnan(b)); };
+  for (int64_t i = 0; i < 4 * pairs; ++i) {
+    Require(same(sets1[i], pairs1[i]) && same(sets2[i], pairs2[i]),
+            "other gradients for sets of one box than elementwise");
+  }
 }
 
 }  // namespace

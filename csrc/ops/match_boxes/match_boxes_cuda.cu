@@ -1,8 +1,6 @@
 // A thread a candidate, the boxes of its image passing through shared memory. The greatest IoU of a
 // box is a maximum of bits, which has one result in any order; a second kernel then compares with
 // it, computing the IoUs again instead of keeping them.
-#include <cuda_runtime.h>
-
 #include <algorithm>
 #include <cstdint>
 
@@ -13,7 +11,8 @@ namespace kvision {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTile = 128;  // boxes in shared memory
+constexpr int kTile = 128;           // boxes in shared memory
+constexpr int64_t kMostInY = 65535;  // blocks of a grid
 
 struct MatchedBox {
   float x1, y1, x2, y2, area;
@@ -55,7 +54,8 @@ struct Tensors {
   unsigned* highest;  // (batch, num_boxes), the bits of the greatest IoU of each box
 };
 
-// The candidates of a block of threads are of one image: gridDim.y images, gridDim.x blocks each.
+// The candidates of a block of threads are of one image: gridDim.x blocks an image, gridDim.y
+// images at a time.
 __device__ inline MatchedBox OwnCandidate(const Tensors& tensors, const MatchBoxesShape& shape,
                                           int64_t image, int64_t candidate) {
   if (candidate >= shape.num_candidates) return {};
@@ -67,51 +67,48 @@ __global__ void __launch_bounds__(kThreads)
     MatchKernel(Tensors tensors, MatchBoxesShape shape, MatchBoxesAttributes attributes) {
   __shared__ MatchedBox tile[kTile];
   __shared__ bool tile_valid[kTile], tile_crowd[kTile];
+  const int64_t candidate = ThreadInGrid();
   for (int64_t image = blockIdx.y; image < shape.batch; image += gridDim.y) {
-    for (int64_t start = static_cast<int64_t>(blockIdx.x) * kThreads; start < shape.num_candidates;
-         start += static_cast<int64_t>(gridDim.x) * kThreads) {
-      const int64_t candidate = start + threadIdx.x;
-      const MatchedBox own = OwnCandidate(tensors, shape, image, candidate);
-      float best = -1.0f;
-      int32_t match = 0;
-      bool in_crowd = false;
-      for (int64_t first = 0; first < shape.num_boxes; first += kTile) {
-        const int64_t size = min(static_cast<int64_t>(kTile), shape.num_boxes - first);
-        __syncthreads();
-        if (threadIdx.x < size) {
-          const int64_t box = image * shape.num_boxes + first + threadIdx.x;
-          tile[threadIdx.x] = ReadBox(tensors.boxes, box);
-          tile_valid[threadIdx.x] = tensors.valid[box];
-          tile_crowd[threadIdx.x] = tensors.crowd[box];
+    const MatchedBox own = OwnCandidate(tensors, shape, image, candidate);
+    float best = -1.0f;
+    int32_t match = 0;
+    bool in_crowd = false;
+    for (int64_t first = 0; first < shape.num_boxes; first += kTile) {
+      const int64_t size = min(static_cast<int64_t>(kTile), shape.num_boxes - first);
+      __syncthreads();
+      if (threadIdx.x < size) {
+        const int64_t box = image * shape.num_boxes + first + threadIdx.x;
+        tile[threadIdx.x] = ReadBox(tensors.boxes, box);
+        tile_valid[threadIdx.x] = tensors.valid[box];
+        tile_crowd[threadIdx.x] = tensors.crowd[box];
+      }
+      __syncthreads();
+      for (int i = 0; i < size; ++i) {
+        if (tile_crowd[i]) {
+          in_crowd |= Intersection(own, tile[i]) > __fmul_rn(attributes.crowd_overlap, own.area);
         }
-        __syncthreads();
-        for (int i = 0; i < size; ++i) {
-          if (tile_crowd[i]) {
-            in_crowd |= Intersection(own, tile[i]) > __fmul_rn(attributes.crowd_overlap, own.area);
-          }
-          if (!tile_valid[i]) continue;
-          const float iou = IoU(own, tile[i]);
-          if (iou > best) {
-            best = iou;
-            match = static_cast<int32_t>(first + i);
-          }
-          if (attributes.allow_low_quality) {
-            // IoUs are not negative, so that their bits are ordered as they are.
-            const unsigned most = __reduce_max_sync(0xffffffffu, __float_as_uint(iou));
-            if (threadIdx.x % 32 == 0 && most != 0) {
-              atomicMax(tensors.highest + image * shape.num_boxes + first + i, most);
-            }
+        if (!tile_valid[i]) continue;
+        const float iou = IoU(own, tile[i]);
+        if (iou > best) {
+          best = iou;
+          match = static_cast<int32_t>(first + i);
+        }
+        if (attributes.allow_low_quality) {
+          // IoUs are not negative, so that their bits are ordered as they are.
+          const unsigned most = __reduce_max_sync(kAllLanes, __float_as_uint(iou));
+          if (threadIdx.x % kWarp == 0 && most != 0) {
+            atomicMax(tensors.highest + image * shape.num_boxes + first + i, most);
           }
         }
       }
-      if (candidate >= shape.num_candidates) continue;
-      int32_t status = best >= attributes.positive_threshold  ? kPositive
-                       : best < attributes.negative_threshold ? kNegative
-                                                              : kIgnored;
-      if (status == kNegative && in_crowd) status = kIgnored;
-      tensors.matches[image * shape.num_candidates + candidate] = match;
-      tensors.status[image * shape.num_candidates + candidate] = status;
     }
+    if (candidate >= shape.num_candidates) continue;
+    int32_t status = best >= attributes.positive_threshold  ? kPositive
+                     : best < attributes.negative_threshold ? kNegative
+                                                            : kIgnored;
+    if (status == kNegative && in_crowd) status = kIgnored;
+    tensors.matches[image * shape.num_candidates + candidate] = match;
+    tensors.status[image * shape.num_candidates + candidate] = status;
   }
 }
 
@@ -119,29 +116,26 @@ __global__ void __launch_bounds__(kThreads)
     MarkHighestKernel(Tensors tensors, MatchBoxesShape shape) {
   __shared__ MatchedBox tile[kTile];
   __shared__ float tile_highest[kTile];
+  const int64_t candidate = ThreadInGrid();
   for (int64_t image = blockIdx.y; image < shape.batch; image += gridDim.y) {
-    for (int64_t start = static_cast<int64_t>(blockIdx.x) * kThreads; start < shape.num_candidates;
-         start += static_cast<int64_t>(gridDim.x) * kThreads) {
-      const int64_t candidate = start + threadIdx.x;
-      const MatchedBox own = OwnCandidate(tensors, shape, image, candidate);
-      bool positive = false;
-      for (int64_t first = 0; first < shape.num_boxes; first += kTile) {
-        const int64_t size = min(static_cast<int64_t>(kTile), shape.num_boxes - first);
-        __syncthreads();
-        if (threadIdx.x < size) {
-          const int64_t box = image * shape.num_boxes + first + threadIdx.x;
-          tile[threadIdx.x] = ReadBox(tensors.boxes, box);
-          tile_highest[threadIdx.x] =
-              tensors.valid[box] ? __uint_as_float(tensors.highest[box]) : 0.0f;
-        }
-        __syncthreads();
-        for (int i = 0; i < size; ++i) {
-          positive |= tile_highest[i] > 0.0f && IoU(own, tile[i]) == tile_highest[i];
-        }
+    const MatchedBox own = OwnCandidate(tensors, shape, image, candidate);
+    bool positive = false;
+    for (int64_t first = 0; first < shape.num_boxes; first += kTile) {
+      const int64_t size = min(static_cast<int64_t>(kTile), shape.num_boxes - first);
+      __syncthreads();
+      if (threadIdx.x < size) {
+        const int64_t box = image * shape.num_boxes + first + threadIdx.x;
+        tile[threadIdx.x] = ReadBox(tensors.boxes, box);
+        tile_highest[threadIdx.x] =
+            tensors.valid[box] ? __uint_as_float(tensors.highest[box]) : 0.0f;
       }
-      if (positive && candidate < shape.num_candidates) {
-        tensors.status[image * shape.num_candidates + candidate] = kPositive;
+      __syncthreads();
+      for (int i = 0; i < size; ++i) {
+        positive |= tile_highest[i] > 0.0f && IoU(own, tile[i]) == tile_highest[i];
       }
+    }
+    if (positive && candidate < shape.num_candidates) {
+      tensors.status[image * shape.num_candidates + candidate] = kPositive;
     }
   }
 }
@@ -160,9 +154,8 @@ const char* MatchBoxesCuda(const float* boxes, const bool* valid, const bool* cr
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   const Tensors tensors = {
       boxes, valid, crowd, candidates, matches, status, static_cast<unsigned*>(workspace)};
-  const int64_t blocks = (shape.num_candidates + kThreads - 1) / kThreads;
-  const dim3 grid(static_cast<unsigned>(std::min<int64_t>(blocks, 1 << 20)),
-                  static_cast<unsigned>(std::min<int64_t>(shape.batch, 65535)));
+  const dim3 grid(BlocksFor(shape.num_candidates, kThreads),
+                  static_cast<unsigned>(std::min<int64_t>(shape.batch, kMostInY)));
   cudaMemsetAsync(workspace, 0, MatchBoxesCudaWorkspace(shape), cuda_stream);
   MatchKernel<<<grid, kThreads, 0, cuda_stream>>>(tensors, shape, attributes);
   if (attributes.allow_low_quality && shape.num_boxes > 0) {

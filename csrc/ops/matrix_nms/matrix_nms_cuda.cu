@@ -11,12 +11,7 @@ namespace kvision {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
-
-unsigned NumBlocks(int64_t size, int64_t per_block) {
-  return static_cast<unsigned>((size + per_block - 1) / per_block);
-}
 
 // Device memory of a run.
 struct Workspace {
@@ -53,7 +48,7 @@ struct Workspace {
 
 __global__ void KeysKernel(const float* scores, int64_t num_boxes, float score_threshold,
                            uint32_t* keys, int32_t* values) {
-  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t i = ThreadInGrid();
   if (i >= num_boxes) return;
   keys[i] = ScoreKey(scores[i], score_threshold);
   values[i] = static_cast<int32_t>(i);
@@ -61,7 +56,7 @@ __global__ void KeysKernel(const float* scores, int64_t num_boxes, float score_t
 
 __global__ void GatherKernel(const float* boxes, const int32_t* labels, int64_t num_boxes,
                              Workspace workspace) {
-  const int64_t rank = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t rank = ThreadInGrid();
   if (rank >= num_boxes) return;
   const int64_t i = workspace.values[1][rank];
   const Box box{boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
@@ -101,7 +96,7 @@ __device__ void VisitOverlapsBefore(const Workspace& workspace, int64_t num_boxe
   }
 }
 
-__device__ int64_t RankOfWarp() { return int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp; }
+__device__ int64_t RankOfWarp() { return ThreadInGrid() / kWarp; }
 
 __global__ void GreatestIouKernel(int64_t num_boxes, Workspace workspace) {
   const int64_t rank = RankOfWarp();
@@ -109,7 +104,7 @@ __global__ void GreatestIouKernel(int64_t num_boxes, Workspace workspace) {
   VisitOverlapsBefore(workspace, num_boxes, rank,
                       [&](int64_t, float iou) { greatest = iou > greatest ? iou : greatest; });
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    const float other = __shfl_xor_sync(~0u, greatest, distance);
+    const float other = __shfl_xor_sync(kAllLanes, greatest, distance);
     greatest = other > greatest ? other : greatest;
   }
   if (threadIdx.x % kWarp == 0 && rank < num_boxes) workspace.greatest_ious[rank] = greatest;
@@ -123,7 +118,7 @@ __global__ void DecayKernel(const float* scores, int64_t num_boxes, MatrixNmsAtt
     decay.Include(iou, workspace.greatest_ious[before]);
   });
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    decay.IncludeTerm(__shfl_xor_sync(~0u, decay.LeastTerm(), distance));
+    decay.IncludeTerm(__shfl_xor_sync(kAllLanes, decay.LeastTerm(), distance));
   }
   if (threadIdx.x % kWarp == 0 && rank < num_boxes) {
     const int32_t i = workspace.values[1][rank];
@@ -133,7 +128,7 @@ __global__ void DecayKernel(const float* scores, int64_t num_boxes, MatrixNmsAtt
 
 __global__ void ResultKernel(int64_t num_boxes, int64_t size, Workspace workspace, int32_t* indices,
                              float* decayed_scores, int32_t* count) {
-  const int64_t k = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t k = ThreadInGrid();
   const auto returned = [&](int64_t rank) {
     return rank < min(size, num_boxes) && workspace.keys[1][rank] != kNoCandidate;
   };
@@ -156,7 +151,7 @@ const char* MatrixNmsCuda(const float* boxes, const float* scores, const int32_t
   const int64_t size = SelectionSize(num_boxes, attributes.max_output_size);
   Workspace memory(num_boxes, workspace);
   const auto sort = [&](const float* by) {
-    KeysKernel<<<NumBlocks(num_boxes, kThreads), kThreads, 0, cuda_stream>>>(
+    KeysKernel<<<BlocksFor(num_boxes, kThreads), kThreads, 0, cuda_stream>>>(
         by, num_boxes, attributes.score_threshold, memory.keys[0], memory.values[0]);
     cub::DeviceRadixSort::SortPairs(memory.sort, memory.sort_bytes, memory.keys[0], memory.keys[1],
                                     memory.values[0], memory.values[1], num_boxes, 0, 32,
@@ -164,9 +159,9 @@ const char* MatrixNmsCuda(const float* boxes, const float* scores, const int32_t
   };
   cudaMemsetAsync(count, 0, sizeof(int32_t), cuda_stream);
   if (num_boxes > 0) {
-    const unsigned num_warp_blocks = NumBlocks(num_boxes, kWarps);
+    const unsigned num_warp_blocks = BlocksFor(num_boxes, kWarps);
     sort(scores);
-    GatherKernel<<<NumBlocks(num_boxes, kThreads), kThreads, 0, cuda_stream>>>(boxes, labels,
+    GatherKernel<<<BlocksFor(num_boxes, kThreads), kThreads, 0, cuda_stream>>>(boxes, labels,
                                                                                num_boxes, memory);
     GreatestIouKernel<<<num_warp_blocks, kThreads, 0, cuda_stream>>>(num_boxes, memory);
     DecayKernel<<<num_warp_blocks, kThreads, 0, cuda_stream>>>(scores, num_boxes, attributes,
@@ -174,7 +169,7 @@ const char* MatrixNmsCuda(const float* boxes, const float* scores, const int32_t
     sort(memory.decayed);
   }
   if (size > 0) {
-    ResultKernel<<<NumBlocks(size, kThreads), kThreads, 0, cuda_stream>>>(
+    ResultKernel<<<BlocksFor(size, kThreads), kThreads, 0, cuda_stream>>>(
         num_boxes, size, memory, indices, decayed_scores, count);
   }
   return LastCudaError();

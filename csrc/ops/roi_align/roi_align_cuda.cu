@@ -1,11 +1,10 @@
 // Each thread owns its output: kPack channels of a bin going forward, of a cell of the map going
 // back. So there are no atomic additions, and the sums have one order. Threads next to one another
 // own channels next to one another, so that loads are coalesced.
-#include <cuda_runtime.h>
-
 #include <algorithm>
 #include <cstdint>
 
+#include "common/channel_packs.cuh"
 #include "common/half.h"
 #include "common/launch.cuh"
 #include "ops/roi_align/roi_align.h"
@@ -14,29 +13,22 @@
 namespace kvision {
 namespace {
 
-constexpr int kThreads = 128;
-// Leaves each thread up to 128 registers, so that none spills.
-constexpr int kBlocksOnSm = 4;
-
-template <typename T, int kPack>
-struct alignas(sizeof(T) * kPack) Pack {
-  T values[kPack];
-};
-
+// What has no weight is not read, so that a NaN there does not matter.
 template <int kPack, typename T>
 __device__ inline void AddScaled(const T* from, AccumulatorOf<T> weight,
                                  AccumulatorOf<T> (&sums)[kPack]) {
-  const Pack<T, kPack> pack = *reinterpret_cast<const Pack<T, kPack>*>(from);
+  if (weight == AccumulatorOf<T>(0)) return;
+  const Pack<T, kPack> pack = LoadPack<kPack>(from);
 #pragma unroll
   for (int k = 0; k < kPack; ++k) sums[k] += weight * ToFloat(pack.values[k]);
 }
 
 template <int kPack, typename T>
-__device__ inline void StorePack(const AccumulatorOf<T> (&sums)[kPack], T* to) {
+__device__ inline void StoreSums(const AccumulatorOf<T> (&sums)[kPack], T* to) {
   Pack<T, kPack> pack;
 #pragma unroll
   for (int k = 0; k < kPack; ++k) pack.values[k] = FromFloat<T>(sums[k]);
-  *reinterpret_cast<Pack<T, kPack>*>(to) = pack;
+  StorePack<kPack>(pack, to);
 }
 
 template <typename T>
@@ -46,59 +38,57 @@ struct Levels {
 };
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kThreads, kBlocksOnSm)
+__global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
     ForwardKernel(RoiAlignParameters parameters, Levels<const T> levels,
                   const AccumulatorOf<T>* __restrict__ boxes,
                   const int32_t* __restrict__ box_levels, T* __restrict__ output, int64_t total) {
   using F = AccumulatorOf<T>;
   const int64_t packs = parameters.channels / kPack;
   const bool adaptive = parameters.sampling_ratio == 0;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; index < total;
-       index += step) {
-    const int64_t channel = index % packs * kPack;
-    const int64_t bin = index / packs;
-    const int64_t column_bin = bin % parameters.output_width;
-    const int64_t row_bin = bin / parameters.output_width % parameters.output_height;
-    const int64_t box = bin / (parameters.output_width * parameters.output_height);
-    F sums[kPack] = {};
-    const int32_t level_index = box_levels[box];
-    if (level_index >= 0 && level_index < levels.number) {
-      const RoiAlignLevel<const T> level = levels.list[level_index];
-      const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
-                                                    level.height, level.width, parameters);
-      if (grid.valid) {
-        const int64_t stride = level.width * parameters.channels;
-        const T* image = level.data + box / parameters.num_boxes * level.height * stride + channel;
-        const F row_start = grid.rows.BinStart(row_bin),
-                column_start = grid.columns.BinStart(column_bin);
-        const RoiAlignSamples<F> rows = grid.rows.SamplesOnMap(row_start, adaptive);
-        const RoiAlignSamples<F> columns = grid.columns.SamplesOnMap(column_start, adaptive);
-        const F sample_weight = grid.rows.SampleWeight() * grid.columns.SampleWeight();
-        for (int64_t i = 0; i < rows.number; ++i) {
-          const F y = grid.rows.Position(row_start, rows.first + static_cast<F>(i));
-          if (!ReadsMap(y, level.height)) continue;
-          const BilinearTaps<F> row = TapsAt(y, level.height);
-          const T* low = image + row.low * stride;
-          const T* high = image + row.high * stride;
-          for (int64_t j = 0; j < columns.number; ++j) {
-            const F x = grid.columns.Position(column_start, columns.first + static_cast<F>(j));
-            if (!ReadsMap(x, level.width)) continue;
-            const BilinearTaps<F> column = TapsAt(x, level.width);
-            const int64_t left = column.low * parameters.channels,
-                          right = column.high * parameters.channels;
-            const F low_weight = row.low_weight * sample_weight,
-                    high_weight = row.high_weight * sample_weight;
-            AddScaled<kPack>(low + left, low_weight * column.low_weight, sums);
-            AddScaled<kPack>(low + right, low_weight * column.high_weight, sums);
-            AddScaled<kPack>(high + left, high_weight * column.low_weight, sums);
-            AddScaled<kPack>(high + right, high_weight * column.high_weight, sums);
-          }
+  const int64_t index = ThreadInGrid();
+  if (index >= total) return;
+  const int64_t channel = index % packs * kPack;
+  const int64_t bin = index / packs;
+  const int64_t column_bin = bin % parameters.output_width;
+  const int64_t row_bin = bin / parameters.output_width % parameters.output_height;
+  const int64_t box = bin / (parameters.output_width * parameters.output_height);
+  F sums[kPack] = {};
+  const int32_t level_index = box_levels[box];
+  if (level_index >= 0 && level_index < levels.number) {
+    const RoiAlignLevel<const T> level = levels.list[level_index];
+    const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
+                                                  level.height, level.width, parameters);
+    if (grid.valid) {
+      const int64_t stride = level.width * parameters.channels;
+      const T* image = level.data + box / parameters.num_boxes * level.height * stride + channel;
+      const F row_start = grid.rows.BinStart(row_bin),
+              column_start = grid.columns.BinStart(column_bin);
+      const RoiAlignSamples<F> rows = grid.rows.SamplesOnMap(row_start, adaptive);
+      const RoiAlignSamples<F> columns = grid.columns.SamplesOnMap(column_start, adaptive);
+      const F sample_weight = grid.rows.SampleWeight() * grid.columns.SampleWeight();
+      for (int64_t i = 0; i < rows.number; ++i) {
+        const F y = grid.rows.Position(row_start, rows.first + static_cast<F>(i));
+        if (!ReadsMap(y, level.height)) continue;
+        const BilinearTaps<F> row = TapsAt(y, level.height);
+        const T* low = image + row.low * stride;
+        const T* high = image + row.high * stride;
+        for (int64_t j = 0; j < columns.number; ++j) {
+          const F x = grid.columns.Position(column_start, columns.first + static_cast<F>(j));
+          if (!ReadsMap(x, level.width)) continue;
+          const BilinearTaps<F> column = TapsAt(x, level.width);
+          const int64_t left = column.low * parameters.channels,
+                        right = column.high * parameters.channels;
+          const F low_weight = row.low_weight * sample_weight,
+                  high_weight = row.high_weight * sample_weight;
+          AddScaled<kPack>(low + left, low_weight * column.low_weight, sums);
+          AddScaled<kPack>(low + right, low_weight * column.high_weight, sums);
+          AddScaled<kPack>(high + left, high_weight * column.low_weight, sums);
+          AddScaled<kPack>(high + right, high_weight * column.high_weight, sums);
         }
       }
     }
-    StorePack<kPack>(sums, output + bin * parameters.channels + channel);
   }
+  StoreSums<kPack>(sums, output + bin * parameters.channels + channel);
 }
 
 // The bins, in order, whose samples may read a cell: [first, end).
@@ -131,7 +121,8 @@ __device__ inline F WeightOfCell(const RoiAlignAxis<F>& axis, int64_t bin, int64
     if (taps.low == cell) weight += taps.low_weight;
     if (taps.high == cell) weight += taps.high_weight;
   }
-  return weight * axis.SampleWeight();
+  // A box of no extent has no samples, whose weight is infinite.
+  return weight > F(0) ? weight * axis.SampleWeight() : F(0);
 }
 
 // The rows and columns of the map that a box may read, so that a cell passes over most boxes by
@@ -155,82 +146,58 @@ __global__ void ReachKernel(RoiAlignParameters parameters, RoiAlignLevel<T> leve
                             int32_t level_index, const F* __restrict__ boxes,
                             const int32_t* __restrict__ box_levels, Reach* __restrict__ reaches,
                             int64_t total) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t box = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; box < total;
-       box += step) {
-    Reach reach = {0, -1, 0, -1};
-    if (box_levels[box] == level_index) {
-      const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
-                                                    level.height, level.width, parameters);
-      if (grid.valid) {
-        ReachOfAxis(grid.rows, parameters.output_height, &reach.first_row, &reach.last_row);
-        ReachOfAxis(grid.columns, parameters.output_width, &reach.first_column, &reach.last_column);
-      }
+  const int64_t box = ThreadInGrid();
+  if (box >= total) return;
+  Reach reach = {0, -1, 0, -1};
+  if (box_levels[box] == level_index) {
+    const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
+                                                  level.height, level.width, parameters);
+    if (grid.valid) {
+      ReachOfAxis(grid.rows, parameters.output_height, &reach.first_row, &reach.last_row);
+      ReachOfAxis(grid.columns, parameters.output_width, &reach.first_column, &reach.last_column);
     }
-    reaches[box] = reach;
   }
+  reaches[box] = reach;
 }
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kThreads, kBlocksOnSm)
+__global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
     BackwardKernel(RoiAlignParameters parameters, const T* __restrict__ output_gradient,
                    const AccumulatorOf<T>* __restrict__ boxes, const Reach* __restrict__ reaches,
                    RoiAlignLevel<T> level, int64_t total) {
   using F = AccumulatorOf<T>;
   const int64_t packs = parameters.channels / kPack;
   const bool adaptive = parameters.sampling_ratio == 0;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; index < total;
-       index += step) {
-    const int64_t channel = index % packs * kPack;
-    const int64_t cell = index / packs;
-    const int64_t x = cell % level.width;
-    const int64_t y = cell / level.width % level.height;
-    const int64_t first_box = cell / (level.width * level.height) * parameters.num_boxes;
-    F sums[kPack] = {};
-    for (int64_t box = first_box; box < first_box + parameters.num_boxes; ++box) {
-      const Reach reach = reaches[box];
-      if (y < reach.first_row || y > reach.last_row || x < reach.first_column ||
-          x > reach.last_column)
-        continue;
-      const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
-                                                    level.height, level.width, parameters);
-      const BinRange row_bins = BinsNear(grid.rows, y, parameters.output_height);
-      const BinRange column_bins = BinsNear(grid.columns, x, parameters.output_width);
-      for (int64_t row_bin = row_bins.first; row_bin < row_bins.end; ++row_bin) {
-        const F row_weight = WeightOfCell(grid.rows, row_bin, y, adaptive);
-        if (row_weight == F(0)) continue;
-        const int64_t bin_row =
-            (box * parameters.output_height + row_bin) * parameters.output_width;
-        for (int64_t column_bin = column_bins.first; column_bin < column_bins.end; ++column_bin) {
-          const F weight = row_weight * WeightOfCell(grid.columns, column_bin, x, adaptive);
-          if (weight == F(0)) continue;
-          AddScaled<kPack>(output_gradient + (bin_row + column_bin) * parameters.channels + channel,
-                           weight, sums);
-        }
+  const int64_t index = ThreadInGrid();
+  if (index >= total) return;
+  const int64_t channel = index % packs * kPack;
+  const int64_t cell = index / packs;
+  const int64_t x = cell % level.width;
+  const int64_t y = cell / level.width % level.height;
+  const int64_t first_box = cell / (level.width * level.height) * parameters.num_boxes;
+  F sums[kPack] = {};
+  for (int64_t box = first_box; box < first_box + parameters.num_boxes; ++box) {
+    const Reach reach = reaches[box];
+    if (y < reach.first_row || y > reach.last_row || x < reach.first_column ||
+        x > reach.last_column)
+      continue;
+    const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
+                                                  level.height, level.width, parameters);
+    const BinRange row_bins = BinsNear(grid.rows, y, parameters.output_height);
+    const BinRange column_bins = BinsNear(grid.columns, x, parameters.output_width);
+    for (int64_t row_bin = row_bins.first; row_bin < row_bins.end; ++row_bin) {
+      const F row_weight = WeightOfCell(grid.rows, row_bin, y, adaptive);
+      if (row_weight == F(0)) continue;
+      const int64_t bin_row = (box * parameters.output_height + row_bin) * parameters.output_width;
+      for (int64_t column_bin = column_bins.first; column_bin < column_bins.end; ++column_bin) {
+        const F weight = row_weight * WeightOfCell(grid.columns, column_bin, x, adaptive);
+        AddScaled<kPack>(output_gradient + (bin_row + column_bin) * parameters.channels + channel,
+                         weight, sums);
       }
     }
-    StorePack<kPack>(sums, level.data + cell * parameters.channels + channel);
   }
+  StoreSums<kPack>(sums, level.data + cell * parameters.channels + channel);
 }
-
-unsigned BlocksFor(int64_t total) {
-  constexpr int64_t kMostBlocks = 1 << 20;
-  return static_cast<unsigned>(std::min<int64_t>((total + kThreads - 1) / kThreads, kMostBlocks));
-}
-
-// Whether every pointer and the channels allow loads of kPack elements.
-template <typename T, int kPack>
-bool Packs(int64_t channels, const void* first, const void* second) {
-  const auto aligned = [](const void* pointer) {
-    return reinterpret_cast<uintptr_t>(pointer) % (sizeof(T) * kPack) == 0;
-  };
-  return channels % kPack == 0 && aligned(first) && aligned(second);
-}
-
-// 16 bytes of a float or double, 8 of a half type.
-template <typename T>
-constexpr int kFullPack = sizeof(T) == 8 ? 2 : 4;
 
 }  // namespace
 
@@ -248,15 +215,16 @@ const char* RoiAlignForwardCuda(const RoiAlignParameters& parameters,
   if (total == 0) return nullptr;
   const bool packs =
       std::all_of(levels.begin(), levels.end(), [&](const RoiAlignLevel<const T>& level) {
-        return Packs<T, kPack>(parameters.channels, level.data, output);
+        return Packs<kPack>(parameters.channels, level.data, output);
       });
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   if (packs) {
-    ForwardKernel<T, kPack><<<BlocksFor(total / kPack), kThreads, 0, cuda_stream>>>(
-        parameters, list, boxes, box_levels, output, total / kPack);
+    ForwardKernel<T, kPack>
+        <<<BlocksFor(total / kPack, kPackThreads), kPackThreads, 0, cuda_stream>>>(
+            parameters, list, boxes, box_levels, output, total / kPack);
   } else {
-    ForwardKernel<T, 1><<<BlocksFor(total), kThreads, 0, cuda_stream>>>(parameters, list, boxes,
-                                                                        box_levels, output, total);
+    ForwardKernel<T, 1><<<BlocksFor(total, kPackThreads), kPackThreads, 0, cuda_stream>>>(
+        parameters, list, boxes, box_levels, output, total);
   }
   return LastCudaError();
 }
@@ -279,14 +247,17 @@ const char* RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* 
     const int64_t total = parameters.batch * level.height * level.width * parameters.channels;
     if (total == 0) continue;
     if (num_boxes > 0) {
-      ReachKernel<RoiAlignBox<T>, T><<<BlocksFor(num_boxes), kThreads, 0, cuda_stream>>>(
-          parameters, level, static_cast<int32_t>(index), boxes, box_levels, reaches, num_boxes);
+      ReachKernel<RoiAlignBox<T>, T>
+          <<<BlocksFor(num_boxes, kPackThreads), kPackThreads, 0, cuda_stream>>>(
+              parameters, level, static_cast<int32_t>(index), boxes, box_levels, reaches,
+              num_boxes);
     }
-    if (Packs<T, kPack>(parameters.channels, output_gradient, level.data)) {
-      BackwardKernel<T, kPack><<<BlocksFor(total / kPack), kThreads, 0, cuda_stream>>>(
-          parameters, output_gradient, boxes, reaches, level, total / kPack);
+    if (Packs<kPack>(parameters.channels, output_gradient, level.data)) {
+      BackwardKernel<T, kPack>
+          <<<BlocksFor(total / kPack, kPackThreads), kPackThreads, 0, cuda_stream>>>(
+              parameters, output_gradient, boxes, reaches, level, total / kPack);
     } else {
-      BackwardKernel<T, 1><<<BlocksFor(total), kThreads, 0, cuda_stream>>>(
+      BackwardKernel<T, 1><<<BlocksFor(total, kPackThreads), kPackThreads, 0, cuda_stream>>>(
           parameters, output_gradient, boxes, reaches, level, total);
     }
   }

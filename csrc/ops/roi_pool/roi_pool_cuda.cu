@@ -1,11 +1,9 @@
 // Each thread owns its output: kPack channels of a bin going forward, of a cell of the map going
 // back. So there are no atomic additions, and the sums have one order. Threads next to one another
 // own channels next to one another, so that loads are coalesced.
-#include <cuda_runtime.h>
-
-#include <algorithm>
 #include <cstdint>
 
+#include "common/channel_packs.cuh"
 #include "common/half.h"
 #include "common/launch.cuh"
 #include "ops/roi_pool/roi_pool.h"
@@ -14,72 +12,51 @@
 namespace kvision {
 namespace {
 
-constexpr int kThreads = 128;
-// Leaves each thread up to 128 registers, so that none spills.
-constexpr int kBlocksOnSm = 4;
-
 template <typename T, int kPack>
-struct alignas(sizeof(T) * kPack) Pack {
-  T values[kPack];
-};
-
-template <int kPack, typename T>
-__device__ inline Pack<T, kPack> LoadPack(const T* from) {
-  return *reinterpret_cast<const Pack<T, kPack>*>(from);
-}
-
-template <int kPack, typename T>
-__device__ inline void StorePack(const Pack<T, kPack>& pack, T* to) {
-  *reinterpret_cast<Pack<T, kPack>*>(to) = pack;
-}
-
-template <typename T, int kPack>
-__global__ void __launch_bounds__(kThreads, kBlocksOnSm)
+__global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
     ForwardKernel(RoiPoolParameters parameters, const T* __restrict__ features,
                   const RoiPoolBox<T>* __restrict__ boxes, T* __restrict__ output,
                   int32_t* __restrict__ argmax, int64_t total) {
   using F = RoiPoolBox<T>;
   const int64_t channels = parameters.channels, packs = channels / kPack;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; index < total;
-       index += step) {
-    const int64_t channel = index % packs * kPack;
-    const int64_t bin = index / packs;
-    const int64_t box = bin / (parameters.output_width * parameters.output_height);
-    const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
-    const RoiPoolCells rows =
-        grid.rows.CellsOf(bin / parameters.output_width % parameters.output_height);
-    const RoiPoolCells columns = grid.columns.CellsOf(bin % parameters.output_width);
-    const bool empty = rows.begin >= rows.end || columns.begin >= columns.end;
-    const int64_t first = empty ? -1 : rows.begin * parameters.width + columns.begin;
-    const T* map = features + box / parameters.num_boxes * parameters.Cells() * channels + channel;
-    Pack<T, kPack> best = {};
-    Pack<int32_t, kPack> cells;
-    F best_values[kPack];
-    if (!empty) best = LoadPack<kPack>(map + first * channels);
+  const int64_t index = ThreadInGrid();
+  if (index >= total) return;
+  const int64_t channel = index % packs * kPack;
+  const int64_t bin = index / packs;
+  const int64_t box = bin / (parameters.output_width * parameters.output_height);
+  const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
+  const RoiPoolCells rows =
+      grid.rows.CellsOf(bin / parameters.output_width % parameters.output_height);
+  const RoiPoolCells columns = grid.columns.CellsOf(bin % parameters.output_width);
+  const bool empty = rows.begin >= rows.end || columns.begin >= columns.end;
+  const int64_t first = empty ? -1 : rows.begin * parameters.width + columns.begin;
+  const T* map = features + box / parameters.num_boxes * parameters.Cells() * channels + channel;
+  Pack<T, kPack> best = {};
+  Pack<int32_t, kPack> cells;
+  F best_values[kPack];
+  if (!empty) best = LoadPack<kPack>(map + first * channels);
 #pragma unroll
-    for (int k = 0; k < kPack; ++k) {
-      cells.values[k] = static_cast<int32_t>(first);
-      best_values[k] = -INFINITY;
-    }
-    for (int64_t y = rows.begin; y < rows.end; ++y) {
-      for (int64_t x = columns.begin; x < columns.end; ++x) {
-        const int64_t cell = y * parameters.width + x;
-        const Pack<T, kPack> values = LoadPack<kPack>(map + cell * channels);
+  for (int k = 0; k < kPack; ++k) {
+    cells.values[k] = static_cast<int32_t>(first);
+    best_values[k] = -INFINITY;
+  }
+  for (int64_t y = rows.begin; y < rows.end; ++y) {
+    for (int64_t x = columns.begin; x < columns.end; ++x) {
+      const int64_t cell = y * parameters.width + x;
+      const Pack<T, kPack> values = LoadPack<kPack>(map + cell * channels);
 #pragma unroll
-        for (int k = 0; k < kPack; ++k) {
-          const F value = ToFloat(values.values[k]);
-          if (value > best_values[k]) {
-            best_values[k] = value;
-            best.values[k] = values.values[k];
-            cells.values[k] = static_cast<int32_t>(cell);
-          }
+      for (int k = 0; k < kPack; ++k) {
+        const F value = ToFloat(values.values[k]);
+        if (value > best_values[k]) {
+          best_values[k] = value;
+          best.values[k] = values.values[k];
+          cells.values[k] = static_cast<int32_t>(cell);
         }
       }
     }
-    StorePack<kPack>(best, output + bin * channels + channel);
-    StorePack<kPack>(cells, argmax + bin * channels + channel);
   }
+  StorePack<kPack>(best, output + bin * channels + channel);
+  StorePack<kPack>(cells, argmax + bin * channels + channel);
 }
 
 // The cells that all bins of a box cover together, so that a cell passes over most boxes by four
@@ -91,15 +68,13 @@ struct Reach {
 template <typename F>
 __global__ void ReachKernel(RoiPoolParameters parameters, const F* __restrict__ boxes,
                             Reach* __restrict__ reaches, int64_t total) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t box = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; box < total;
-       box += step) {
-    const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
-    reaches[box] = {static_cast<int32_t>(grid.rows.CellsOf(0).begin),
-                    static_cast<int32_t>(grid.rows.CellsOf(parameters.output_height - 1).end),
-                    static_cast<int32_t>(grid.columns.CellsOf(0).begin),
-                    static_cast<int32_t>(grid.columns.CellsOf(parameters.output_width - 1).end)};
-  }
+  const int64_t box = ThreadInGrid();
+  if (box >= total) return;
+  const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
+  reaches[box] = {static_cast<int32_t>(grid.rows.CellsOf(0).begin),
+                  static_cast<int32_t>(grid.rows.CellsOf(parameters.output_height - 1).end),
+                  static_cast<int32_t>(grid.columns.CellsOf(0).begin),
+                  static_cast<int32_t>(grid.columns.CellsOf(parameters.output_width - 1).end)};
 }
 
 // The bins, in order, that may cover a cell: [first, end).
@@ -117,74 +92,52 @@ __device__ inline BinRange BinsNear(const RoiPoolAxis<F>& axis, int64_t cell, in
 }
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kThreads, kBlocksOnSm)
+__global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
     BackwardKernel(RoiPoolParameters parameters, const T* __restrict__ output_gradient,
                    const int32_t* __restrict__ argmax, const RoiPoolBox<T>* __restrict__ boxes,
                    const Reach* __restrict__ reaches, T* __restrict__ feature_gradient,
                    int64_t total) {
   using F = RoiPoolBox<T>;
   const int64_t channels = parameters.channels, packs = channels / kPack;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; index < total;
-       index += step) {
-    const int64_t channel = index % packs * kPack;
-    const int64_t cell_of_all = index / packs;
-    const int64_t image = cell_of_all / parameters.Cells();
-    const int32_t cell = static_cast<int32_t>(cell_of_all % parameters.Cells());
-    const int32_t y = static_cast<int32_t>(cell / parameters.width);
-    const int32_t x = static_cast<int32_t>(cell % parameters.width);
-    const int64_t first_box = image * parameters.num_boxes;
-    F sums[kPack] = {};
-    for (int64_t box = first_box; box < first_box + parameters.num_boxes; ++box) {
-      const Reach reach = reaches[box];
-      if (y < reach.first_row || y >= reach.end_row || x < reach.first_column ||
-          x >= reach.end_column)
-        continue;
-      const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
-      const BinRange rows = BinsNear(grid.rows, y, parameters.output_height);
-      const BinRange columns = BinsNear(grid.columns, x, parameters.output_width);
-      for (int64_t row = rows.first; row < rows.end; ++row) {
-        const RoiPoolCells covered = grid.rows.CellsOf(row);
-        if (y < covered.begin || y >= covered.end) continue;
-        for (int64_t column = columns.first; column < columns.end; ++column) {
-          const RoiPoolCells covered = grid.columns.CellsOf(column);
-          if (x < covered.begin || x >= covered.end) continue;
-          const int64_t bin =
-              (box * parameters.output_height + row) * parameters.output_width + column;
-          const auto cells = LoadPack<kPack>(argmax + bin * channels + channel);
-          const auto values = LoadPack<kPack>(output_gradient + bin * channels + channel);
+  const int64_t index = ThreadInGrid();
+  if (index >= total) return;
+  const int64_t channel = index % packs * kPack;
+  const int64_t cell_of_all = index / packs;
+  const int64_t image = cell_of_all / parameters.Cells();
+  const int32_t cell = static_cast<int32_t>(cell_of_all % parameters.Cells());
+  const int32_t y = static_cast<int32_t>(cell / parameters.width);
+  const int32_t x = static_cast<int32_t>(cell % parameters.width);
+  const int64_t first_box = image * parameters.num_boxes;
+  F sums[kPack] = {};
+  for (int64_t box = first_box; box < first_box + parameters.num_boxes; ++box) {
+    const Reach reach = reaches[box];
+    if (y < reach.first_row || y >= reach.end_row || x < reach.first_column ||
+        x >= reach.end_column)
+      continue;
+    const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
+    const BinRange rows = BinsNear(grid.rows, y, parameters.output_height);
+    const BinRange columns = BinsNear(grid.columns, x, parameters.output_width);
+    for (int64_t row = rows.first; row < rows.end; ++row) {
+      const RoiPoolCells covered = grid.rows.CellsOf(row);
+      if (y < covered.begin || y >= covered.end) continue;
+      for (int64_t column = columns.first; column < columns.end; ++column) {
+        const RoiPoolCells covered = grid.columns.CellsOf(column);
+        if (x < covered.begin || x >= covered.end) continue;
+        const int64_t bin =
+            (box * parameters.output_height + row) * parameters.output_width + column;
+        const auto cells = LoadPack<kPack>(argmax + bin * channels + channel);
+        const auto values = LoadPack<kPack>(output_gradient + bin * channels + channel);
 #pragma unroll
-          for (int k = 0; k < kPack; ++k) {
-            if (cells.values[k] == cell) sums[k] += ToFloat(values.values[k]);
-          }
+        for (int k = 0; k < kPack; ++k) {
+          if (cells.values[k] == cell) sums[k] += ToFloat(values.values[k]);
         }
       }
     }
-    Pack<T, kPack> result;
-#pragma unroll
-    for (int k = 0; k < kPack; ++k) result.values[k] = FromFloat<T>(sums[k]);
-    StorePack<kPack>(result, feature_gradient + cell_of_all * channels + channel);
   }
-}
-
-unsigned BlocksFor(int64_t total) {
-  constexpr int64_t kMostBlocks = 1 << 20;
-  return static_cast<unsigned>(std::min<int64_t>((total + kThreads - 1) / kThreads, kMostBlocks));
-}
-
-// 16 bytes of a float or double, 8 of a half type.
-template <typename T>
-constexpr int kFullPack = sizeof(T) == 8 ? 2 : 4;
-
-// Whether the channels and every pointer allow loads of full packs.
-template <typename T>
-bool Packs(int64_t channels, const T* first, const T* second, const int32_t* cells) {
-  const auto aligned = [](const void* pointer, size_t bytes) {
-    return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
-  };
-  return channels % kFullPack<T> == 0 && aligned(first, sizeof(T) * kFullPack<T>) &&
-         aligned(second, sizeof(T) * kFullPack<T>) &&
-         aligned(cells, sizeof(int32_t) * kFullPack<T>);
+  Pack<T, kPack> result;
+#pragma unroll
+  for (int k = 0; k < kPack; ++k) result.values[k] = FromFloat<T>(sums[k]);
+  StorePack<kPack>(result, feature_gradient + cell_of_all * channels + channel);
 }
 
 }  // namespace
@@ -196,10 +149,11 @@ const char* RoiPoolForwardCuda(const RoiPoolParameters& parameters, const T* fea
   const int64_t total = parameters.batch * parameters.Bins() * parameters.channels;
   if (total == 0) return nullptr;
   const auto launch = [&](auto kernel, int64_t threads) {
-    kernel<<<BlocksFor(threads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        parameters, features, boxes, output, argmax, threads);
+    kernel<<<BlocksFor(threads, kPackThreads), kPackThreads, 0,
+             static_cast<cudaStream_t>(stream)>>>(parameters, features, boxes, output, argmax,
+                                                  threads);
   };
-  if (Packs<T>(parameters.channels, features, output, argmax)) {
+  if (Packs<kFullPack<T>>(parameters.channels, features, output, argmax)) {
     launch(ForwardKernel<T, kFullPack<T>>, total / kFullPack<T>);
   } else {
     launch(ForwardKernel<T, 1>, total);
@@ -222,13 +176,14 @@ const char* RoiPoolBackwardCuda(const RoiPoolParameters& parameters, const T* ou
   Reach* const reaches = static_cast<Reach*>(workspace);
   if (num_boxes > 0) {
     ReachKernel<RoiPoolBox<T>>
-        <<<BlocksFor(num_boxes), kThreads, 0, cuda_stream>>>(parameters, boxes, reaches, num_boxes);
+        <<<BlocksFor(num_boxes, kPackThreads), kPackThreads, 0, cuda_stream>>>(parameters, boxes,
+                                                                               reaches, num_boxes);
   }
   const auto launch = [&](auto kernel, int64_t threads) {
-    kernel<<<BlocksFor(threads), kThreads, 0, cuda_stream>>>(
+    kernel<<<BlocksFor(threads, kPackThreads), kPackThreads, 0, cuda_stream>>>(
         parameters, output_gradient, argmax, boxes, reaches, feature_gradient, threads);
   };
-  if (Packs<T>(parameters.channels, output_gradient, feature_gradient, argmax)) {
+  if (Packs<kFullPack<T>>(parameters.channels, output_gradient, feature_gradient, argmax)) {
     launch(BackwardKernel<T, kFullPack<T>>, total / kFullPack<T>);
   } else {
     launch(BackwardKernel<T, 1>, total);

@@ -7,7 +7,6 @@ namespace kvision {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int kWarp = 32;
 constexpr uint64_t kNothing = ~uint64_t{0};
 
 // A candidate as a number, the least of which is selected.
@@ -18,7 +17,7 @@ __device__ uint64_t Rank(float score, float score_threshold, int64_t index) {
 
 __device__ uint64_t WarpMin(uint64_t value) {
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    const uint64_t other = __shfl_xor_sync(~0u, value, distance);
+    const uint64_t other = __shfl_xor_sync(kAllLanes, value, distance);
     value = other < value ? other : value;
   }
   return value;
