@@ -111,15 +111,11 @@ class MatrixNMSOperation(ScoreDecayOperation):
 
 def _native(boxes, scores, labels, operation):
     """Indices and scores, padded to `max_output_size` or to the number of boxes, and a count."""
-    size = operation.max_output_size
     return native.tf_ops().kvision_matrix_nms(
         boxes=boxes,
         scores=scores,
         labels=labels,
-        method=operation.method,
-        sigma=operation.sigma,
-        score_threshold=operation.least_score,
-        max_output_size=-1 if size is None else size,
+        **operation.native_attributes(),
     )
 
 

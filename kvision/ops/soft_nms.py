@@ -114,16 +114,12 @@ class SoftNMSOperation(ScoreDecayOperation):
 
 def _native(boxes, scores, labels, operation):
     """Indices and scores, padded to `max_output_size` or to the number of boxes, and a count."""
-    size = operation.max_output_size
     return native.tf_ops().kvision_soft_nms(
         boxes=boxes,
         scores=scores,
         labels=labels,
-        method=operation.method,
-        sigma=operation.sigma,
         iou_threshold=float32_threshold(operation.iou_threshold),
-        score_threshold=operation.least_score,
-        max_output_size=-1 if size is None else size,
+        **operation.native_attributes(),
     )
 
 
