@@ -324,6 +324,20 @@ def test_the_raw_op_tells_the_argmax():
 
 
 @on_tensorflow
+def test_the_reference_refuses_more_elements_than_it_can_index():
+    import tensorflow as tf
+
+    def trace():
+        function = tf.function(lambda *tensors: roi_pool(*tensors, output_size=1), autograph=False)
+        features, boxes = tf.TensorSpec((2, 2**15, 2**15, 1)), tf.TensorSpec((2, 1, 4))
+        return function.get_concrete_function(features, boxes)
+
+    trace()
+    with native.implementation("reference"), pytest.raises(ValueError, match="2.31 elements"):
+        trace()
+
+
+@on_tensorflow
 def test_boxes_are_float64_beside_float64_features(implementation):
     corner = 0.5 - 1e-9  # rounds to 0; as a float32 it is 0.5
     boxes = np.full((1, 1, 4), corner)
