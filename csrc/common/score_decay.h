@@ -38,6 +38,12 @@ inline std::string CheckDecay(const char* op, float sigma, int64_t max_output_si
   return {};
 }
 
+// Indices and count are int32.
+inline std::string CheckNumBoxes(const char* op, int64_t num_boxes) {
+  if (num_boxes <= INT32_MAX) return {};
+  return Complaint(op, "at most 2^31 - 1 boxes. Received: ", num_boxes, ".");
+}
+
 // How many boxes are returned, padding included.
 inline int64_t SelectionSize(int64_t num_boxes, int64_t max_output_size) {
   return max_output_size == -1 ? num_boxes : max_output_size;

@@ -19,6 +19,7 @@ py::tuple MatrixNmsOnArrays(const Array<float>& boxes, const Array<float>& score
   Require(CheckMatrixNms(attributes));
   Sizes sizes("matrix_nms");
   MatchArrays(kMatrixNmsInputs, &sizes, boxes, scores, labels);
+  Require(CheckNumBoxes("matrix_nms", sizes["num_boxes"]));
   sizes.Set("size", SelectionSize(sizes["num_boxes"], max_output_size));
   auto indices = MakeArray<int32_t>(kMatrixNmsOutputs[0], sizes);
   auto decayed_scores = MakeArray<float>(kMatrixNmsOutputs[1], sizes);

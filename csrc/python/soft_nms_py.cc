@@ -19,6 +19,7 @@ py::tuple SoftNmsOnArrays(const Array<float>& boxes, const Array<float>& scores,
   Require(CheckSoftNms(attributes));
   Sizes sizes("soft_nms");
   MatchArrays(kSoftNmsInputs, &sizes, boxes, scores, labels);
+  Require(CheckNumBoxes("soft_nms", sizes["num_boxes"]));
   sizes.Set("size", SelectionSize(sizes["num_boxes"], max_output_size));
   auto indices = MakeArray<int32_t>(kSoftNmsOutputs[0], sizes);
   auto decayed_scores = MakeArray<float>(kSoftNmsOutputs[1], sizes);

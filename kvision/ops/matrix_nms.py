@@ -56,8 +56,8 @@ def matrix_nms(
         max_output_size: Positive int or `None`. Return at most so many boxes, and pad the result
             to that length. Required where shapes must be known in advance: for KerasTensors and
             under a compiler, `jax.jit` or `tf.function(jit_compile=True)`.
-        labels: Integer tensor of shape `(num_boxes,)` or `None`. Boxes of different labels do not
-            decay one another.
+        labels: Integer tensor of shape `(num_boxes,)` or `None`, taken as int32. Boxes of different
+            labels do not decay one another.
 
     Returns:
         `(indices, scores)` by descending decayed score, equal ones by ascending index: int32
@@ -111,15 +111,11 @@ class MatrixNMSOperation(ScoreDecayOperation):
 
 def _native(boxes, scores, labels, operation):
     """Indices and scores, padded to `max_output_size` or to the number of boxes, and a count."""
-    size = operation.max_output_size
     return native.tf_ops().kvision_matrix_nms(
         boxes=boxes,
         scores=scores,
         labels=labels,
-        method=operation.method,
-        sigma=operation.sigma,
-        score_threshold=operation.least_score,
-        max_output_size=-1 if size is None else size,
+        **operation.native_attributes(),
     )
 
 

@@ -18,7 +18,7 @@ from kvision.ops.region import (
 )
 
 _NAME = "roi_pool"
-_MAX_CELLS = 2**31 - 1
+_MAX_INDEX = 2**31 - 1
 
 
 def roi_pool(features, boxes, *, output_size, spatial_scale=1.0):
@@ -91,7 +91,7 @@ class RoIPoolOperation(keras.Operation):
 def _check(features, boxes):
     check_tensors(_NAME, features, boxes)
     size = tuple(features.shape)[1:3]
-    if None not in size and math.prod(size) > _MAX_CELLS:
+    if None not in size and math.prod(size) > _MAX_INDEX:
         raise ValueError(
             f"{_NAME}: `features` must have fewer than 2^31 cells a map. "
             f"Received: {tuple(features.shape)}."
@@ -103,8 +103,13 @@ def _reference(features, boxes, output_size, spatial_scale):
 
     A loop visits the cells of all bins in step, from the first to the last of the largest bin, so
     that its length is the one thing that depends on the boxes. All features together must have
-    fewer than 2^31 elements.
+    fewer than 2^31 elements: indices are int32.
     """
+    if None not in features.shape and math.prod(features.shape) + features.shape[3] > _MAX_INDEX:
+        raise ValueError(
+            f"{_NAME}: without its native op, `features` must have fewer than 2^31 elements. "
+            f"Received: {tuple(features.shape)}."
+        )
     batch, height, width, channels = ops.shape(features)
     # The cells of all images, and one more, of zeros, for what lies off a bin or off the map.
     nowhere = batch * height * width

@@ -56,6 +56,16 @@ class ScoreDecayOperation(keras.Operation):
         """The score threshold, -inf for none."""
         return -math.inf if self.score_threshold is None else float(self.score_threshold)
 
+    def native_attributes(self):
+        """The attributes that both native ops have."""
+        size = self.max_output_size
+        return {
+            "method": self.method,
+            "sigma": self.sigma,
+            "score_threshold": self.least_score,
+            "max_output_size": -1 if size is None else size,
+        }
+
     def call(self, boxes, scores, labels=None):
         boxes = float32_tensor(self.op, "boxes", boxes)
         scores = float32_tensor(self.op, "scores", scores)

@@ -55,8 +55,8 @@ def soft_nms(
         max_output_size: Positive int or `None`. Select at most so many boxes, and pad the result
             to that length. Required where shapes must be known in advance: for KerasTensors and
             under a compiler, `jax.jit` or `tf.function(jit_compile=True)`.
-        labels: Integer tensor of shape `(num_boxes,)` or `None`. Boxes of different labels do not
-            decay one another.
+        labels: Integer tensor of shape `(num_boxes,)` or `None`, taken as int32. Boxes of different
+            labels do not decay one another.
 
     Returns:
         `(indices, scores)` by order of selection: int32 indices of the boxes, and their float32
@@ -114,16 +114,12 @@ class SoftNMSOperation(ScoreDecayOperation):
 
 def _native(boxes, scores, labels, operation):
     """Indices and scores, padded to `max_output_size` or to the number of boxes, and a count."""
-    size = operation.max_output_size
     return native.tf_ops().kvision_soft_nms(
         boxes=boxes,
         scores=scores,
         labels=labels,
-        method=operation.method,
-        sigma=operation.sigma,
         iou_threshold=float32_threshold(operation.iou_threshold),
-        score_threshold=operation.least_score,
-        max_output_size=-1 if size is None else size,
+        **operation.native_attributes(),
     )
 
 

@@ -6,8 +6,8 @@ op", says how to write a table. pytest and hypothesis are needed to run the test
 """
 
 from kvision.testing import draws
+from kvision.testing.fuzz_case import FuzzCase
 from kvision.testing.op_contract import Case, KernelCall, OpContract, RawOp
-from kvision.testing.op_fuzz import FuzzCase
 from kvision.testing.op_results import running
 from kvision.testing.op_signature import AT_LEAST_FLOAT32, Input, Invalid, Output, Variant
 from kvision.testing.op_tests import OpTests

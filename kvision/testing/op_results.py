@@ -72,6 +72,23 @@ def gradients(contract, inputs, arguments, upstream, watched):
     return vjp(function, {name: inputs[name] for name in watched}, upstream)[1]
 
 
+def outputs_and_gradients(contract, arguments, watched):
+    """A function for graphs, from tensors to outputs and the gradients of their sum, by name."""
+    import tensorflow as tf
+
+    def function(inputs):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs[name] for name in watched])
+            outputs = contract.call(inputs, arguments)
+            floating = [value for value in outputs.values() if value.dtype.is_floating]
+        if not watched:
+            return outputs, {}
+        gradients = tape.gradient(floating, {name: inputs[name] for name in watched})
+        return outputs, {name: tf.convert_to_tensor(value) for name, value in gradients.items()}
+
+    return function
+
+
 def check_promise(contract, outputs, promised):
     """Raises `AssertionError` unless tensors have the shapes and dtypes promised."""
     for name, (shape, dtype) in promised.items():

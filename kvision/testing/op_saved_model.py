@@ -145,23 +145,9 @@ def check_saved_model(contract, name, path):
 
 def _functions(contract, variant):
     """The outputs, and the gradients of the sum of the floating ones, from inputs by name."""
-    import tensorflow as tf
-
-    arguments = contract.arguments_of(variant)
-    watched = contract.differentiable(variant)
-
-    def call(inputs):
-        return contract.call(inputs, arguments)
-
-    def differentiate(inputs):
-        with tf.GradientTape() as tape:
-            tape.watch([inputs[name] for name in watched])
-            outputs = call(inputs)
-            floating = [value for value in outputs.values() if value.dtype.is_floating]
-        gradients = tape.gradient(floating, {name: inputs[name] for name in watched})
-        return {name: tf.convert_to_tensor(value) for name, value in gradients.items()}
-
-    return call, differentiate
+    arguments, watched = contract.arguments_of(variant), contract.differentiable(variant)
+    both = op_results.outputs_and_gradients(contract, arguments, watched)
+    return (lambda inputs: contract.call(inputs, arguments)), (lambda inputs: both(inputs)[1])
 
 
 def _traced(function, specs):

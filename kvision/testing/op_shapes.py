@@ -1,12 +1,9 @@
-"""Shapes: known in advance as they turn out, for changing and empty inputs, and in models."""
+"""Shapes that are known in advance: of graphs, of KerasTensors and of raw ops."""
 
 import keras
-import numpy as np
 
-from kvision.ops import native
 from kvision.testing import op_results
 from kvision.testing.op_signature import ANY
-from kvision.testing.vjp import to_tensor
 
 ALL = "all axes"
 NONE = "no axis"
@@ -29,9 +26,7 @@ def check_static_shape(contract, variant, unknown):
     """
     hidden = _hidden(contract, variant, unknown)
     arguments = contract.arguments_of(variant)
-    function = _traceable(contract, arguments, contract.differentiable(variant))
-    specs = signature(contract, variant, hidden, contract.default_dtype)
-    outputs, gradients = function.get_concrete_function(specs).structured_outputs
+    outputs, gradients = traced(contract, variant, hidden).structured_outputs
     promised = contract.promised(variant, hidden, contract.default_dtype, arguments)
     _check_static(contract, outputs, promised)
     shapes = contract.shapes(variant, hidden)
@@ -57,127 +52,6 @@ def check_symbolic(contract, variant, unknown):
         outputs = contract.named_outputs(contract.function(**tensors, **arguments))
         promised = contract.promised(variant, hidden, dtype, arguments)
         op_results.check_promise(contract, outputs, promised)
-
-
-def check_changing_sizes(contract, variant):
-    """Raises `AssertionError` unless one trace serves every size, with an eager call's results.
-
-    Among them every axis of size 0. What comes out, gradients too, has the shape promised.
-
-    Args:
-        contract: `OpContract`.
-        variant: `Variant`.
-    """
-    dtype = contract.default_dtype
-    arguments = contract.arguments_of(variant)
-    function = _traceable(contract, arguments, contract.differentiable(variant))
-    hidden = dict.fromkeys(contract.named_axes(variant))
-    concrete = function.get_concrete_function(signature(contract, variant, hidden, dtype))
-    usual = contract.sizes_of(variant)
-    every = [usual, {name: 3 * size + 1 for name, size in usual.items()}, dict.fromkeys(usual, 1)]
-    every += [_emptied(usual, empty) for empty in empty_axes(contract, variant)]
-    for seed, sizes in enumerate(every):
-        inputs = contract.draw(variant, sizes, dtype, seed)
-        outputs, gradients = concrete({name: to_tensor(value) for name, value in inputs.items()})
-        op_results.check_promise(
-            contract, outputs, contract.promised(variant, sizes, dtype, arguments)
-        )
-        for name, gradient in gradients.items():
-            op_results.check_shape(
-                contract, f"gradient of {name}", gradient.shape, inputs[name].shape
-            )
-        found = {name: op_results.to_numpy(value) for name, value in outputs.items()}
-        op_results.check_same(found, op_results.results(contract, inputs, arguments))
-
-
-def empty_axes(contract, variant):
-    """What `check_empty` can make empty: each named axis, and all of them."""
-    axes = [axis for axis in contract.named_axes(variant) if axis not in variant.nonempty]
-    return [*axes, ALL] if len(axes) == len(contract.named_axes(variant)) else axes
-
-
-def check_empty(contract, variant, empty):
-    """Raises `AssertionError` unless an axis of size 0 gives what is promised.
-
-    The reference and the native kernel agree, and the gradients have the shapes of their inputs,
-    all zero where there is no output.
-
-    Args:
-        contract: `OpContract`.
-        variant: `Variant`.
-        empty: The named axis of size 0, or `ALL`.
-    """
-    sizes = _emptied(contract.sizes_of(variant), empty)
-    dtype = contract.default_dtype
-    inputs = contract.draw(variant, sizes, dtype)
-    arguments = contract.arguments_of(variant)
-    promised = contract.promised(variant, sizes, dtype, arguments)
-    outputs = contract.call(inputs, arguments)
-    op_results.check_promise(contract, outputs, promised)
-    found = {name: op_results.to_numpy(value) for name, value in outputs.items()}
-    with native.implementation("reference"):
-        wanted = op_results.results(contract, inputs, arguments)
-    op_results.check_agreement(contract, found, wanted, inputs, dtype)
-    watched = contract.differentiable(variant)
-    if watched:
-        upstream = {
-            name: np.ones(value.shape, promised[name][1])
-            for name, value in found.items()
-            if "float" in promised[name][1]
-        }
-        gradients = op_results.gradients(contract, inputs, arguments, upstream, watched)
-        for name, gradient in gradients.items():
-            op_results.check_shape(
-                contract, f"gradient of {name}", gradient.shape, inputs[name].shape
-            )
-            if not any(value.size for value in upstream.values()) and gradient.any():
-                raise AssertionError(f"{contract.name}: a gradient of `{name}` out of nothing.")
-
-
-def check_functional_model(contract, variant, folder):
-    """Raises `AssertionError` unless the op is a node of a Keras model that can be saved.
-
-    Args:
-        contract: `OpContract`.
-        variant: `Variant`.
-        folder: Path of a folder to save it in.
-    """
-    dtype = contract.default_dtype
-    arguments = contract.arguments_of(variant)
-    hidden = dict.fromkeys(contract.named_axes(variant))
-    tensors = {
-        name: keras.Input(batch_shape=shape, dtype=contract.dtype_of(name, dtype), name=name)
-        for name, shape in contract.shapes(variant, hidden).items()
-    }
-    outputs = contract.named_outputs(contract.function(**tensors, **arguments))
-    model = keras.Model(tensors, outputs)
-    model.save(folder / "model.keras")
-    loaded = keras.saving.load_model(folder / "model.keras")
-    inputs = contract.draw(variant, contract.sizes_of(variant), dtype)
-    tensors = {name: to_tensor(value) for name, value in inputs.items()}
-    found = {name: op_results.to_numpy(value) for name, value in loaded(tensors).items()}
-    op_results.check_same(found, op_results.results(contract, inputs, arguments))
-
-
-def check_xla(contract, variant):
-    """Raises `AssertionError` unless XLA compiles the reference, with the reference's results.
-
-    Args:
-        contract: `OpContract`.
-        variant: `Variant`.
-    """
-    import tensorflow as tf
-
-    arguments = contract.arguments_of(variant)
-    inputs = contract.draw(variant, contract.sizes_of(variant), contract.default_dtype)
-    compiled = tf.function(
-        lambda inputs: contract.call(inputs, arguments), jit_compile=True, autograph=False
-    )
-    outputs = compiled({name: to_tensor(value) for name, value in inputs.items()})
-    found = {name: op_results.to_numpy(value) for name, value in outputs.items()}
-    with native.implementation("reference"):
-        wanted = op_results.results(contract, inputs, arguments)
-    op_results.check_agreement(contract, found, wanted, inputs, contract.default_dtype)
 
 
 def check_raw_static_shape(raw, variant):
@@ -231,31 +105,26 @@ def signature(contract, variant, sizes, dtype):
     }
 
 
+def traced(contract, variant, sizes):
+    """The concrete function from inputs to outputs and gradients of ones, all of them by name.
+
+    Args:
+        contract: `OpContract`.
+        variant: `Variant`.
+        sizes: Size of every named axis, None where it is unknown.
+    """
+    import tensorflow as tf
+
+    watched = contract.differentiable(variant)
+    function = op_results.outputs_and_gradients(contract, contract.arguments_of(variant), watched)
+    specs = signature(contract, variant, sizes, contract.default_dtype)
+    return tf.function(function, autograph=False).get_concrete_function(specs)
+
+
 def _hidden(contract, variant, unknown):
     """The size of every named axis, None where it is unknown."""
     sizes = contract.sizes_of(variant)
     return {name: None if unknown in (name, ALL) else size for name, size in sizes.items()}
-
-
-def _emptied(sizes, empty):
-    return {name: 0 if empty in (name, ALL) else size for name, size in sizes.items()}
-
-
-def _traceable(contract, arguments, watched):
-    """A tf.function from inputs to outputs and gradients of ones, by name."""
-    import tensorflow as tf
-
-    def function(inputs):
-        with tf.GradientTape() as tape:
-            tape.watch([inputs[name] for name in watched])
-            outputs = contract.call(inputs, arguments)
-            floating = [value for value in outputs.values() if value.dtype.is_floating]
-        if not watched:
-            return outputs, {}
-        gradients = tape.gradient(floating, {name: inputs[name] for name in watched})
-        return outputs, {name: tf.convert_to_tensor(value) for name, value in gradients.items()}
-
-    return tf.function(function, autograph=False)
 
 
 def _check_static(contract, outputs, promised):

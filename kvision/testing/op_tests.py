@@ -12,6 +12,7 @@ from kvision.testing import (
     op_results,
     op_saved_model,
     op_shapes,
+    op_sizes,
     op_values,
 )
 from kvision.testing.op_results import running
@@ -97,7 +98,7 @@ class OpTests:
 
     def test_empty(self, implementation, variant, empty):
         with running(implementation):
-            op_shapes.check_empty(self.contract, self.contract.variants[variant], empty)
+            op_sizes.check_empty(self.contract, self.contract.variants[variant], empty)
 
     def test_invalid(self, implementation, invalid):
         with running(implementation):
@@ -110,18 +111,18 @@ class OpTests:
     def test_changing_sizes(self, implementation, variant):
         _need_tensorflow("graphs are TensorFlow's")
         with running(implementation):
-            op_shapes.check_changing_sizes(self.contract, self.contract.variants[variant])
+            op_sizes.check_changing_sizes(self.contract, self.contract.variants[variant])
 
     def test_functional_model(self, implementation, variant, tmp_path):
         self._need_symbolic(variant)
         with running(implementation):
-            op_shapes.check_functional_model(
+            op_sizes.check_functional_model(
                 self.contract, self.contract.variants[variant], tmp_path
             )
 
     def test_xla(self):
         _need_tensorflow("it is TensorFlow's way to XLA")
-        op_shapes.check_xla(self.contract, next(iter(self.contract.variants.values())))
+        op_sizes.check_xla(self.contract, next(iter(self.contract.variants.values())))
 
     def test_saved_model(self, variant):
         with running("native"):
@@ -184,7 +185,7 @@ def _parameters(contract, wanted):
     if {"variant", "unknown"} <= wanted:
         yield "variant, unknown", _pairs(contract.variants, op_shapes.unknown_axes, contract)
     elif {"variant", "empty"} <= wanted:
-        yield "variant, empty", _pairs(contract.variants, op_shapes.empty_axes, contract)
+        yield "variant, empty", _pairs(contract.variants, op_sizes.empty_axes, contract)
     elif "variant" in wanted:
         yield "variant", list(contract.variants)
     if "implementation" in wanted:

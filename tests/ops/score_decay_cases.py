@@ -1,7 +1,8 @@
-"""What the tests of `soft_nms` and `matrix_nms` share: boxes, their IoUs written out, a table."""
+"""What the tests of `soft_nms` and `matrix_nms` share: boxes, a call, IoUs, a table."""
 
 import keras
 import numpy as np
+from keras import ops
 
 from kvision.testing import (
     Case,
@@ -31,23 +32,14 @@ BOXES = np.array(
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.95, 0.5], "float32")
 
 NAN, INF = np.nan, np.inf
-WITHOUT_AREA = np.array(
-    [
-        (5, 5, 5, 5),
-        (5, 5, 5, 5),
-        (10, 0, 0, 10),
-        (10, 10, 0, 0),
-        (10, 10, 0, 0),
-        (NAN, 0, 10, 10),
-        (0, 0, 10, NAN),
-        (-INF, -INF, INF, INF),
-        (-INF, -INF, INF, INF),
-        (0, 0, 1e30, 1e30),
-        (0, 0, 1e30, 1e30),
-        (0, 0, 10, 10),
-    ],
-    "float32",
-)
+
+
+def run(function, boxes, scores, **arguments):
+    """Indices and scores as lists of their own."""
+    found = function(np.asarray(boxes, "float32"), np.asarray(scores, "float32"), **arguments)
+    assert [keras.backend.standardize_dtype(x.dtype) for x in found] == ["int32", "float32"]
+    indices, decayed = map(ops.convert_to_numpy, found)
+    return indices.tolist(), decayed.tolist()
 
 
 def ious(boxes, labels=None):

@@ -1,24 +1,23 @@
-import keras
+import functools
+
 import numpy as np
 import pytest
-from keras import ops
 
 from kvision.ops import matrix_nms
 from kvision.ops.matrix_nms import MatrixNMSOperation
 from kvision.testing import OpTests
+from tests.ops import score_decay_cases
 from tests.ops.score_decay_cases import (
     BOXES,
     INF,
-    NAN,
     SCORES,
-    WITHOUT_AREA,
     cases,
     contract,
     ious,
     worked,
 )
 
-BACKEND = keras.backend.backend()
+run = functools.partial(score_decay_cases.run, matrix_nms)
 
 
 class TestMatrixNMS(OpTests):
@@ -35,14 +34,6 @@ class TestMatrixNMS(OpTests):
             ),
         },
     )
-
-
-def run(boxes, scores, **arguments):
-    """Indices and scores as lists of their own."""
-    found = matrix_nms(np.asarray(boxes, "float32"), np.asarray(scores, "float32"), **arguments)
-    assert [keras.backend.standardize_dtype(x.dtype) for x in found] == ["int32", "float32"]
-    indices, decayed = map(ops.convert_to_numpy, found)
-    return indices.tolist(), decayed.tolist()
 
 
 def published(boxes, scores, labels, method, sigma):
@@ -111,12 +102,6 @@ def test_equal_scores_are_ordered_by_index(implementation):
     assert run(BOXES[[0, 0]], [-0.0, 0.0], score_threshold=None)[0] == [0, 1]
 
 
-def test_nan_and_minus_infinity_are_never_returned(implementation):
-    scores = [NAN, 0.8, -INF, INF, 0.1, NAN]
-    assert run(BOXES[[0, 0, 0, 3, 0, 0]], scores, score_threshold=None)[0] == [3, 1, 4]
-    assert run(BOXES, [NAN] * 6) == ([], [])
-
-
 def test_infinite_scores(implementation):
     assert run(BOXES[[0, 0, 3]], [INF, INF, 1])[1] == [INF, INF, 1]
     # inf * 0 is NaN.
@@ -128,61 +113,12 @@ def test_scores_that_are_not_positive_stay(implementation):
     assert found == ([3, 1, 2, 0], [4, 0, -0.5, -2])
 
 
-def test_score_threshold_is_strict(implementation):
-    scores = [0.6, 0.7, 0.6, 0.8, 0.1, 0.6]
-    apart = BOXES + np.arange(6, dtype="float32")[:, None] * 100
-    assert run(apart, scores, score_threshold=0.6)[0] == [3, 1]
-    boxes = [(0, 0, 2, 1), (0, 0, 1, 1)]
-    assert run(boxes, [1, 0.5], method="linear", score_threshold=0.25)[0] == [0]
-    assert run(boxes, [1, 0.5], method="linear", score_threshold=0.2499)[0] == [0, 1]
-
-
-def test_boxes_without_an_area_decay_nothing(implementation):
-    scores = np.linspace(1, 0.1, len(WITHOUT_AREA), dtype="float32")
-    for method in ("linear", "gaussian"):
-        for order in (slice(None), slice(None, None, -1)):
-            indices, decayed = run(WITHOUT_AREA[order], scores, method=method)
-            assert indices == list(range(len(WITHOUT_AREA)))
-            assert decayed == scores.tolist()
-
-
-def test_labels_do_not_see_each_other(implementation):
-    rng = np.random.default_rng(0)
-    corner = rng.uniform(0, 40, (200, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(4, 20, (200, 2))], 1).astype("float32")
-    scores = (rng.permutation(200) / 200).astype("float32")
-    labels = rng.choice([-(2**31), -1, 0, 7, 2**31 - 1], 200).astype("int32")
-    expected = {}
-    for label in np.unique(labels):
-        (own,) = np.nonzero(labels == label)
-        indices, decayed = run(boxes[own], scores[own])
-        expected |= dict(zip(own[indices].tolist(), decayed, strict=True))
-    indices, decayed = run(boxes, scores, labels=labels)
-    assert set(indices) == set(expected)
-    np.testing.assert_allclose(decayed, [expected[i] for i in indices], rtol=1e-6)
-    assert decayed == sorted(decayed, reverse=True)
-
-
 def test_max_output_size_cuts_and_pads(implementation):
     assert run(BOXES[3:], SCORES[3:], max_output_size=2)[0] == [1, 2]
     found = run(BOXES[3:], SCORES[3:], score_threshold=0.25, max_output_size=4)
     assert (found[0], found[1][2:]) == ([1, 2, -1, -1], [0, 0])
     assert run(BOXES[:0], SCORES[:0], max_output_size=2) == ([-1, -1], [0, 0])
     assert run(BOXES[:0], SCORES[:0]) == ([], [])
-
-
-@pytest.mark.skipif(BACKEND not in ("tensorflow", "jax"), reason="XLA is theirs")
-def test_a_compiler_requires_max_output_size():
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        compiled = tf.function(matrix_nms, jit_compile=True, autograph=False)
-    else:
-        compiled = pytest.importorskip("jax").jit(matrix_nms)
-    with pytest.raises(ValueError, match="matrix_nms: `max_output_size` is required"):
-        compiled(BOXES, SCORES)
-    with pytest.raises(ValueError, match="matrix_nms: `max_output_size` is required"):
-        matrix_nms(keras.KerasTensor((2, 4)), keras.KerasTensor((2,)))
 
 
 def test_operation_keeps_its_arguments():

@@ -7,7 +7,6 @@ import pytest
 
 from kvision.ops import native, roi_align
 from kvision.testing import (
-    AT_LEAST_FLOAT32,
     Case,
     Input,
     Invalid,
@@ -21,34 +20,13 @@ from kvision.testing import (
     to_numpy,
     vjp,
 )
+from tests.ops.region_cases import BOXES, INF, NAN, NOT_FINITE, X, case, feature_shape
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "roi_align.npz"
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="concerns the TensorFlow ops"
 )
-X = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
 Y = np.arange(256, dtype="float32").reshape(1, 16, 16, 1)
-NAN, INF = np.nan, np.inf
-NOT_FINITE = [
-    (NAN, 0, 3, 3),
-    (0, NAN, 3, 3),
-    (0, 0, NAN, 3),
-    (0, 0, 3, NAN),
-    (-INF, 0, 3, 3),
-    (0, 0, 3, INF),
-    (INF, INF, INF, INF),
-    (-3e38, 0, 3e38, 3),
-]
-
-
-def case(*boxes, outputs, features=X, rtol=1e-6, atol=0.0, **arguments):
-    """The bins of each box in turn, on a map of one channel."""
-    arguments = {"output_size": 2, "spatial_scale": 1.0, **arguments}
-    bins = arguments["output_size"]
-    outputs = np.reshape(np.asarray(outputs, "float32"), (1, len(boxes), bins, bins, 1))
-    return Case({"features": features, "boxes": [boxes]}, outputs, arguments, rtol=rtol, atol=atol)
-
-
 # Box, four bins of two samples a side without the shift by half a cell, and with it.
 TWO_SAMPLES = [
     ((0.5, 0.5, 2.5, 2.5), (5, 6, 9, 10), (2.5, 3.5, 6.5, 7.5)),
@@ -196,7 +174,6 @@ def torchvision_cases():
         )
 
 
-BOXES = Input("batch num_boxes 4", draws.uniform(-10, 30), AT_LEAST_FLOAT32)
 LEVELS = Input("batch num_boxes", draws.integers(0, 2), "int32")
 SCALES = Input("2", draws.constant([1.0, 0.5]), "float64", specials=(NAN, INF, 0, -1, 1e-300, 1e9))
 WRONG_BOXES = (
@@ -215,10 +192,6 @@ WRONG_BOXES = (
     Invalid({"sampling_ratio": -1}, "`sampling_ratio` must lie"),
     Invalid({"sampling_ratio": 129}, "`sampling_ratio` must lie"),
 )
-
-
-def feature_shape(rng, shape, sizes):
-    return [sizes[axis] for axis in ("batch", "height", "width", "channels")]
 
 
 RAW = RawOp(

@@ -1,4 +1,5 @@
 import decimal
+import functools
 import itertools
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pytest
 
 from kvision.ops import native, roi_pool
 from kvision.testing import (
-    AT_LEAST_FLOAT32,
     Case,
     Input,
     Invalid,
@@ -21,23 +21,14 @@ from kvision.testing import (
     to_numpy,
     vjp,
 )
+from tests.ops import region_cases
+from tests.ops.region_cases import BOXES, INF, NAN, NOT_FINITE, X, feature_shape
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "roi_pool.npz"
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="concerns the TensorFlow ops"
 )
-X = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
-NAN, INF = np.nan, np.inf
-NOT_FINITE = [
-    (NAN, 0, 3, 3),
-    (0, NAN, 3, 3),
-    (0, 0, NAN, 3),
-    (0, 0, 3, NAN),
-    (-INF, 0, 3, 3),
-    (0, 0, 3, INF),
-    (INF, INF, INF, INF),
-    (-3e38, 0, 3e38, 3),
-]
+case = functools.partial(region_cases.case, rtol=0)
 # Box, spatial scale, output size, bins on X: torchvision's own results.
 WORKED = [
     ((0.5, 0.5, 2.5, 2.5), 1.0, 2, (10, 11, 14, 15)),
@@ -50,14 +41,6 @@ WORKED = [
     ((24, 24, 56, 56), 1 / 16, 2, (15, 15, 15, 15)),
     ((0, 0, 3, 3), 1.0, 3, (5, 6, 7, 9, 10, 11, 13, 14, 15)),
 ]
-
-
-def case(*boxes, outputs, features=X, **arguments):
-    """The bins of each box in turn, on a map of one channel."""
-    arguments = {"output_size": 2, "spatial_scale": 1.0, **arguments}
-    bins = arguments["output_size"]
-    outputs = np.reshape(np.asarray(outputs, "float32"), (1, len(boxes), bins, bins, 1))
-    return Case({"features": features, "boxes": [boxes]}, outputs, arguments, rtol=0)
 
 
 def worked_cases():
@@ -136,7 +119,6 @@ def torchvision_cases():
         )
 
 
-BOXES = Input("batch num_boxes 4", draws.uniform(-10, 30), AT_LEAST_FLOAT32)
 SCALE = Input("", draws.constant(0.7), "float64", specials=(NAN, INF, 0, -1, 1e-300, 1e9, 1e300))
 OUTPUT = "batch num_boxes output_height output_width channels"
 SHARED_INVALID = (
@@ -167,10 +149,6 @@ RAW = RawOp(
     ),
     fuzzed_arguments={"output_height": (1, 3, 0, -1), "output_width": (1, 2, -(2**40))},
 )
-
-
-def feature_shape(rng, shape, sizes):
-    return [sizes[axis] for axis in ("batch", "height", "width", "channels")]
 
 
 RAW_GRADIENT = RawOp(
@@ -321,6 +299,20 @@ def test_the_raw_op_tells_the_argmax():
     for number in range(9):
         _, expected = brute_force(features[0], boxes[0, number], (3, 7), 0.7)
         np.testing.assert_array_equal(argmax[0, number], expected)
+
+
+@on_tensorflow
+def test_the_reference_refuses_more_elements_than_it_can_index():
+    import tensorflow as tf
+
+    def trace():
+        function = tf.function(lambda *tensors: roi_pool(*tensors, output_size=1), autograph=False)
+        features, boxes = tf.TensorSpec((2, 2**15, 2**15, 1)), tf.TensorSpec((2, 1, 4))
+        return function.get_concrete_function(features, boxes)
+
+    trace()
+    with native.implementation("reference"), pytest.raises(ValueError, match="2.31 elements"):
+        trace()
 
 
 @on_tensorflow

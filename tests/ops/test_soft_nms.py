@@ -1,26 +1,29 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
 from kvision.ops import soft_nms
 from kvision.ops.soft_nms import SoftNMSOperation
 from kvision.ops.suppression import float32_threshold
 from kvision.testing import Invalid, OpTests
+from tests.ops import score_decay_cases
 from tests.ops.score_decay_cases import (
     BOXES,
     INF,
     NAN,
     SCORES,
-    WITHOUT_AREA,
     cases,
     contract,
     ious,
     worked,
 )
 
-BACKEND = keras.backend.backend()
-needs_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="runs on TensorFlow only")
+needs_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="runs on TensorFlow only"
+)
+run = functools.partial(score_decay_cases.run, soft_nms)
 
 
 class TestSoftNMS(OpTests):
@@ -46,14 +49,6 @@ class TestSoftNMS(OpTests):
         ),
         fuzzed_arguments={"iou_threshold": (0.0, 0.25, 0.3, 1.0, 1.5, NAN)},
     )
-
-
-def run(boxes, scores, **arguments):
-    """Indices and scores as lists of their own."""
-    found = soft_nms(np.asarray(boxes, "float32"), np.asarray(scores, "float32"), **arguments)
-    assert [keras.backend.standardize_dtype(x.dtype) for x in found] == ["int32", "float32"]
-    indices, decayed = map(ops.convert_to_numpy, found)
-    return indices.tolist(), decayed.tolist()
 
 
 def select(boxes, scores, labels, factor, score_threshold):
@@ -143,12 +138,6 @@ def test_equal_current_scores_select_the_lower_index(implementation):
     assert found == ([1, 0, 3, 4, 2], [1, 0.25, 0.25, 0.25, 0])
 
 
-def test_nan_and_minus_infinity_are_never_selected(implementation):
-    scores = [NAN, 0.8, -INF, INF, 0.1, NAN]
-    assert run(BOXES[[0, 0, 0, 3, 0, 0]], scores, score_threshold=None)[0] == [3, 1, 4]
-    assert run(BOXES, [NAN] * 6) == ([], [])
-
-
 def test_infinite_scores(implementation):
     repeated = BOXES[[0, 0, 1]]
     assert run(repeated, [INF, INF, 1], sigma=0.5)[1][:2] == [INF, INF]
@@ -165,41 +154,6 @@ def test_scores_that_are_not_positive_stay(implementation):
     assert run(BOXES[[0, 0, 0]], [-2, -1, -3], score_threshold=-2.5)[0] == [1, 0]
 
 
-def test_score_threshold_is_strict(implementation):
-    scores = [0.6, 0.7, 0.6, 0.8, 0.1, 0.6]
-    apart = BOXES + np.arange(6, dtype="float32")[:, None] * 100
-    assert run(apart, scores, score_threshold=0.6)[0] == [3, 1]
-    boxes = [(0, 0, 2, 1), (0, 0, 1, 1)]
-    assert run(boxes, [1, 0.5], method="linear", score_threshold=0.25)[0] == [0]
-    assert run(boxes, [1, 0.5], method="linear", score_threshold=0.2499)[0] == [0, 1]
-
-
-def test_boxes_without_an_area_decay_nothing(implementation):
-    scores = np.linspace(1, 0.1, len(WITHOUT_AREA), dtype="float32")
-    for method in ("linear", "gaussian"):
-        for order in (slice(None), slice(None, None, -1)):
-            indices, decayed = run(WITHOUT_AREA[order], scores, method=method, iou_threshold=0.0)
-            assert indices == list(range(len(WITHOUT_AREA)))
-            assert decayed == scores.tolist()
-
-
-def test_labels_do_not_see_each_other(implementation):
-    rng = np.random.default_rng(0)
-    corner = rng.uniform(0, 40, (200, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(4, 20, (200, 2))], 1).astype("float32")
-    scores = (rng.permutation(200) / 200).astype("float32")
-    labels = rng.choice([-(2**31), -1, 0, 7, 2**31 - 1], 200).astype("int32")
-    expected = {}
-    for label in np.unique(labels):
-        (own,) = np.nonzero(labels == label)
-        indices, decayed = run(boxes[own], scores[own])
-        expected |= dict(zip(own[indices].tolist(), decayed, strict=True))
-    indices, decayed = run(boxes, scores, labels=labels)
-    assert set(indices) == set(expected)
-    np.testing.assert_allclose(decayed, [expected[i] for i in indices], rtol=1e-6)
-    assert decayed == sorted(decayed, reverse=True)
-
-
 def test_max_output_size_cuts_and_pads(implementation):
     found = run(BOXES[3:], SCORES[3:], method="linear", max_output_size=2)
     assert found[0] == [1, 2]
@@ -207,20 +161,6 @@ def test_max_output_size_cuts_and_pads(implementation):
     assert (found[0], found[1][2:]) == ([1, 2, -1, -1], [0, 0])
     assert run(BOXES[:0], SCORES[:0], max_output_size=2) == ([-1, -1], [0, 0])
     assert run(BOXES[:0], SCORES[:0]) == ([], [])
-
-
-@pytest.mark.skipif(BACKEND not in ("tensorflow", "jax"), reason="XLA is theirs")
-def test_a_compiler_requires_max_output_size():
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        compiled = tf.function(soft_nms, jit_compile=True, autograph=False)
-    else:
-        compiled = pytest.importorskip("jax").jit(soft_nms)
-    with pytest.raises(ValueError, match="soft_nms: `max_output_size` is required"):
-        compiled(BOXES, SCORES)
-    with pytest.raises(ValueError, match="soft_nms: `max_output_size` is required"):
-        soft_nms(keras.KerasTensor((2, 4)), keras.KerasTensor((2,)))
 
 
 def test_operation_keeps_its_arguments():

@@ -20,6 +20,7 @@ from kvision.testing import (
     op_refusals,
     op_saved_model,
     op_shapes,
+    op_sizes,
     op_values,
     running,
 )
@@ -111,7 +112,7 @@ def test_a_static_shape_that_is_not_known():
 def test_a_wrong_shape():
     contract = make(spoilt("sums", lambda sums: sums[:, None]))
     fails(lambda: op_shapes.check_static_shape(contract, DEFAULT, "rows"), "static shape")
-    fails(lambda: op_shapes.check_empty(contract, DEFAULT, "rows"), "should have shape")
+    fails(lambda: op_sizes.check_empty(contract, DEFAULT, "rows"), "should have shape")
 
 
 def test_a_wrong_symbolic_shape():
@@ -123,13 +124,13 @@ def test_a_wrong_symbolic_shape():
 def test_a_failure_on_empty_inputs():
     contract = make(fails_on_empty)
     with running("native"), pytest.raises(IndexError):
-        op_shapes.check_empty(contract, DEFAULT, "rows")
+        op_sizes.check_empty(contract, DEFAULT, "rows")
     fails(lambda: op_fuzz.check_function(contract, FuzzCase(sizes={"rows": 0})), "IndexError")
 
 
 def test_a_size_baked_into_a_graph():
     contract = make(baked_size)
-    fails(lambda: op_shapes.check_changing_sizes(contract, DEFAULT), "count")
+    fails(lambda: op_sizes.check_changing_sizes(contract, DEFAULT), "count")
 
 
 def test_a_call_that_is_not_refused():

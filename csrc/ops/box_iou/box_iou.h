@@ -9,18 +9,17 @@
 //   iou   I / U
 //   giou  iou - (|C| - U) / |C|                              (Rezatofighi et al., 2019)
 //   diou  iou - (distance of the centres / diagonal of C)^2  (Zheng et al., 2020)
-//   ciou  diou - a v, v = (4 / pi^2) (angle2 - angle1)^2, a = v / (1 - iou + v), where a box's
-//   angle
-//         is atan(width / height) (Zheng et al., 2020)
-//   - A side that is reversed has length 0. A fraction whose denominator is 0 is 0, and the angle
-//   of
-//     a box of no size.
-//   - A box with a corner that is NaN or infinite, or with an area that overflows: NaN, no
-//   gradient.
+//   ciou  diou - a v                                         (Zheng et al., 2020)
+//         v = (4 / pi^2) (angle2 - angle1)^2, a = v / (1 - iou + v)
+//         where the angle of a box is atan(width / height)
+//   - A side that is reversed has length 0.
+//   - A fraction whose denominator is 0 is 0, and so is the angle of a box of no size.
+//   - A box with a NaN or infinite corner, or with an area that overflows: NaN, no gradient.
 // Gradients flow to both boxes; a is a constant in them, as its authors have it. Where two edges
 // coincide each has half of the gradient. What only touches has no intersection and none of its
-// gradient. Every sum has one order, whatever the number of threads. No memory is taken beside the
-// output but a few blocks of boxes a thread.
+// gradient. Every sum has one order, whatever the number of threads; that of a gradient depends on
+// the width of the instruction set's vectors. No memory is taken beside the output but a few blocks
+// of boxes a thread.
 #pragma once
 
 #include <cstdint>

@@ -86,6 +86,9 @@ void Fuzz(Input& input, const BoxIouParameters& p) {
     }
     if (!finite) {
       Require(std::isnan(output[i]), "a pair that is not finite and no NaN");
+      for (int64_t k = 4 * i; !p.pairwise && k < 4 * (i + 1); ++k) {
+        Require(gradient1[k] == 0 && gradient2[k] == 0, "a gradient of a pair that is not finite");
+      }
     } else if (IsModerate(a) && IsModerate(b)) {
       Require(std::abs(output[i] - Value(p.kind, a, b)) <= kTolerance, "a value");
     }

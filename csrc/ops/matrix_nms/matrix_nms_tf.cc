@@ -68,9 +68,7 @@ class MatrixNmsOp : public OpKernel {
     Sizes sizes("matrix_nms");
     OP_REQUIRES_OK(ctx, MatchInputs(ctx, kMatrixNmsInputs, &sizes));
     const int64_t num_boxes = sizes["num_boxes"];
-    OP_REQUIRES(
-        ctx, num_boxes <= INT32_MAX,
-        StatusOf(Complaint("matrix_nms", "at most 2^31 - 1 boxes. Received: ", num_boxes, ".")));
+    OP_REQUIRES_OK(ctx, StatusOf(CheckNumBoxes("matrix_nms", num_boxes)));
     sizes.Set("size", SelectionSize(num_boxes, attributes_.max_output_size));
     Tensor* outputs[3];
     OP_REQUIRES_OK(

@@ -12,21 +12,23 @@
 // is the mean over a grid of bilinear samples: `sampling_ratio` a side, or ceil(bin extent) a side
 // if that is 0. Nothing is rounded, and every step of the geometry is done in the boxes' type in
 // the order of torchvision's, because counts and map borders are decided by it.
-//   - A sample less than or exactly one cell outside the map reads the border cell; one farther off
-//   counts as zero.
+//   - A sample at most one cell outside the map reads the border cell; one farther off counts as
+//   zero.
 //   - Not `aligned`, the extent of a box is raised to one cell. `aligned`, a box of no or negative
-//   extent has no samples in the adaptive grid, so its
-//     bins are zero; in a fixed grid its samples are taken as they lie.
+//   extent has no samples in the adaptive grid, so its bins are zero; in a fixed grid its samples
+//   are taken as they lie.
 //   - A box with a NaN or infinite corner, scaled or not, or an infinite extent, and a box whose
 //   level does not exist: zeros, and no gradient.
 //   - An empty map reads as zeros. Any size may be zero, and then there is nothing to do.
 // Samples off the map are counted, not visited: a box costs no more than one that covers its map.
 // Half types are summed in float. The gradient with respect to the features sums the boxes of an
 // image in their order for every cell, so that its bits depend on neither the number of threads nor
-// the run. There is no gradient with respect to the boxes. Memory beside the output: the forward
-// pass takes 32 to 40 bytes a box. The backward pass takes 24 bytes for each map row and for each
-// map column that a bin reads, 80 bytes a box and thread, and a thread 64 KB, beside half types 256
-// bytes a channel more.
+// the run; multiplications are fused with sums where the instruction set can, so that bits differ
+// between instruction sets. There is no gradient with respect to the boxes.
+//
+// Memory beside the output: the forward pass takes 32 to 40 bytes a box. The backward pass takes 24
+// bytes for each map row and for each map column that a bin reads, 80 bytes a box and thread, and a
+// thread 64 KB, beside half types 256 bytes a channel more.
 #pragma once
 
 #include <cmath>

@@ -106,4 +106,16 @@ KVISION_HOST_DEVICE inline RoiAlignGrid<F> MakeRoiAlignGrid(const F* box, double
       valid};
 }
 
+// The map that a box reads and its grid there; not valid if there is nothing to read.
+template <typename F, typename Level>
+inline RoiAlignGrid<F> RoiAlignGridOf(int64_t box, const RoiAlignParameters& parameters,
+                                      Span<const Level> levels, const F* boxes,
+                                      const int32_t* box_levels) {
+  const int32_t index = box_levels[box];
+  if (index < 0 || index >= levels.size) return {};
+  const Level& level = levels[index];
+  return MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale, level.height, level.width,
+                          parameters);
+}
+
 }  // namespace kvision

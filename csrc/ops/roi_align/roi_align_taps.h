@@ -108,4 +108,12 @@ Span<const RoiAlignCellTap<F>> TapsBetween(Span<const RoiAlignCellTap<F>> taps, 
   return {first, std::lower_bound(first, taps.end(), end, before) - first};
 }
 
+// What the taps of a box cost, roughly, forward or backward.
+inline int64_t RoiAlignCostOfBox(const RoiAlignParameters& parameters) {
+  constexpr int64_t kTypicalCells = 12;
+  return parameters.output_height * parameters.output_width * (parameters.channels + 16) *
+             kTypicalCells / 8 +
+         1;
+}
+
 }  // namespace kvision

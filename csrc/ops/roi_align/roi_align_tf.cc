@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "ops/roi_align/roi_align.h"
+#include "tensorflow/box_type.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/cuda.h"
@@ -14,7 +15,6 @@
 namespace kvision {
 namespace {
 
-using tensorflow::DataType;
 using tensorflow::OpInputList;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
@@ -31,18 +31,10 @@ constexpr ShapeRule kOutputGradient = {"output_gradient", kRoiAlignOutput.axes};
 // For the attributes of a kernel under construction and of a shape function alike.
 template <typename Context>
 absl::Status CheckAttributes(Context* context, int64_t* num_levels) {
-  DataType type, box_type;
   int64_t sampling_ratio;
-  TF_RETURN_IF_ERROR(context->GetAttr("T", &type));
-  TF_RETURN_IF_ERROR(context->GetAttr("BoxT", &box_type));
+  TF_RETURN_IF_ERROR(CheckBoxType(kName, context));
   TF_RETURN_IF_ERROR(context->GetAttr("num_levels", num_levels));
   TF_RETURN_IF_ERROR(context->GetAttr("sampling_ratio", &sampling_ratio));
-  if ((type == tensorflow::DT_DOUBLE) != (box_type == tensorflow::DT_DOUBLE)) {
-    return StatusOf(Complaint(
-        kName,
-        "`boxes` must be float64 beside float64 features and float32 beside all others. Received: ",
-        tensorflow::DataTypeString(box_type), " beside ", tensorflow::DataTypeString(type), "."));
-  }
   return StatusOf(CheckRoiAlign(*num_levels, sampling_ratio));
 }
 
@@ -77,6 +69,7 @@ absl::Status RoiAlignGradShape(InferenceContext* c) {
       return StatusOf(Complaint(
           kName, "each of `feature_shapes` must hold four sizes, none of them negative."));
     }
+    TF_RETURN_IF_ERROR(MatchStatic(c, shape, kRoiAlignFeatures, &sizes));
     c->set_output(level, shape);
   }
   return absl::OkStatus();

@@ -2,6 +2,7 @@
 #include <cstdint>
 
 #include "ops/roi_pool/roi_pool.h"
+#include "tensorflow/box_type.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/cuda.h"
@@ -12,7 +13,6 @@
 namespace kvision {
 namespace {
 
-using tensorflow::DataType;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
@@ -28,24 +28,9 @@ RoiPoolParameters Parameters(const Sizes& sizes, double spatial_scale) {
           sizes["width"], sizes["output_height"], sizes["output_width"], spatial_scale};
 }
 
-// For the attributes of a kernel under construction and of a shape function alike.
-template <typename Context>
-absl::Status CheckTypes(Context* context) {
-  DataType type, box_type;
-  TF_RETURN_IF_ERROR(context->GetAttr("T", &type));
-  TF_RETURN_IF_ERROR(context->GetAttr("BoxT", &box_type));
-  if ((type == tensorflow::DT_DOUBLE) == (box_type == tensorflow::DT_DOUBLE)) {
-    return absl::OkStatus();
-  }
-  return StatusOf(Complaint(
-      kName,
-      "`boxes` must be float64 beside float64 features and float32 beside all others. Received: ",
-      tensorflow::DataTypeString(box_type), " beside ", tensorflow::DataTypeString(type), "."));
-}
-
 absl::Status RoiPoolShape(InferenceContext* c) {
   int64_t output_height, output_width;
-  TF_RETURN_IF_ERROR(CheckTypes(c));
+  TF_RETURN_IF_ERROR(CheckBoxType(kName, c));
   TF_RETURN_IF_ERROR(c->GetAttr("output_height", &output_height));
   TF_RETURN_IF_ERROR(c->GetAttr("output_width", &output_width));
   Sizes sizes(kName);
@@ -57,7 +42,7 @@ absl::Status RoiPoolShape(InferenceContext* c) {
 }
 
 absl::Status RoiPoolGradShape(InferenceContext* c) {
-  TF_RETURN_IF_ERROR(CheckTypes(c));
+  TF_RETURN_IF_ERROR(CheckBoxType(kName, c));
   Sizes sizes(kName);
   TF_RETURN_IF_ERROR(MatchInputs(c, kRoiPoolGradInputs, &sizes));
   ShapeHandle shape;
@@ -110,7 +95,7 @@ class RoiPoolOp : public OpKernel {
 
  public:
   explicit RoiPoolOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
-    OP_REQUIRES_OK(ctx, CheckTypes(ctx));
+    OP_REQUIRES_OK(ctx, CheckBoxType(kName, ctx));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("output_height", &output_height_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("output_width", &output_width_));
   }
@@ -147,7 +132,7 @@ class RoiPoolGradOp : public OpKernel {
 
  public:
   explicit RoiPoolGradOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
-    OP_REQUIRES_OK(ctx, CheckTypes(ctx));
+    OP_REQUIRES_OK(ctx, CheckBoxType(kName, ctx));
   }
 
   void Compute(OpKernelContext* ctx) override {

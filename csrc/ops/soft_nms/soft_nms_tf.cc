@@ -71,9 +71,7 @@ class SoftNmsOp : public OpKernel {
     Sizes sizes("soft_nms");
     OP_REQUIRES_OK(ctx, MatchInputs(ctx, kSoftNmsInputs, &sizes));
     const int64_t num_boxes = sizes["num_boxes"];
-    OP_REQUIRES(
-        ctx, num_boxes <= INT32_MAX,
-        StatusOf(Complaint("soft_nms", "at most 2^31 - 1 boxes. Received: ", num_boxes, ".")));
+    OP_REQUIRES_OK(ctx, StatusOf(CheckNumBoxes("soft_nms", num_boxes)));
     sizes.Set("size", SelectionSize(num_boxes, attributes_.max_output_size));
     Tensor* outputs[3];
     OP_REQUIRES_OK(
