@@ -1,7 +1,8 @@
 """Functions on tensors: native kernels where TensorFlow runs them, `keras.ops` everywhere else.
 
-In a Keras model use the layers of `kvision.layers`: on a GPU Keras compiles a functional model with
-XLA unless a layer refuses, and what XLA compiles runs through the slower `keras.ops`.
+In a Keras model use the layers of `kvision.layers` where there is one: on a GPU Keras compiles a
+functional model with XLA unless a layer refuses, and what XLA compiles runs through the slower
+`keras.ops`.
 """
 
 from kvision.ops import native

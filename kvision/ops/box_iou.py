@@ -26,7 +26,7 @@ def pairwise_iou(boxes1, boxes2, *, kind="iou"):
     - `"diou"`: `iou - d^2 / c^2`, with the distance `d` of the centres and the diagonal `c` of `C`;
       in [-1, 1].
     - `"ciou"`: `diou - a v`, where `v = 4 / pi^2 (atan(w2 / h2) - atan(w1 / h1))^2` and
-      `a = v / (1 - iou + v)` is held constant in the gradient.
+      `a = v / (1 - iou + v)` is held constant in the gradient; in [-1.5, 1].
 
     A reversed side has length 0. A fraction whose denominator is 0 counts as 0: there is no epsilon
     in them. A box with a corner that is NaN or infinite, or with an area that overflows, gives NaN

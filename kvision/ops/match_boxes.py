@@ -61,7 +61,11 @@ def match_boxes(
     allow_low_quality=False,
     crowd_overlap=0.7,
 ):
-    """`match` by IoU, without a matrix of the IoUs of all candidates in memory.
+    """Which ground truth each candidate stands for, by IoU, without a matrix of all IoUs.
+
+    A candidate is positive if its greatest IoU with a valid box is at least `positive_threshold`,
+    negative if it is less than `negative_threshold`, ignored between. With `allow_low_quality` each
+    valid box also makes its best candidates positive, all of equal ones, unless their IoU is 0.
 
     IoU is computed in float32 as `intersection / (area + candidate's area - intersection)`, where
     reversed sides are 0 and what is not a number is 0. There is no gradient.
@@ -76,14 +80,14 @@ def match_boxes(
         positive_threshold: Number, at least `negative_threshold`.
         negative_threshold: Number.
         allow_low_quality: Whether the best candidates of a ground truth are always positive.
-        crowd_overlap: Fraction in [0, 1].
+        crowd_overlap: Number, a fraction of a candidate's area.
 
     Returns:
         `(matches, status)`, int32 tensors `(B, N)`: the index of the box with the greatest IoU, the
         first of equal ones (0 where no box is valid), and `POSITIVE`, `NEGATIVE` or `IGNORED`.
 
     Raises:
-        TypeError: If candidates or boxes are not floating point.
+        TypeError: If candidates or boxes are not floating point, or masks not bool.
         ValueError: If the thresholds are in the wrong order, or a shape does not fit.
     """
     return call_operation(
@@ -123,8 +127,8 @@ class MatchBoxesOperation(keras.Operation):
     def call(self, candidates, boxes, valid, crowd=None):
         candidates = float32_tensor("match_boxes", "candidates", candidates)
         boxes = float32_tensor("match_boxes", "boxes", boxes)
-        valid = ops.cast(valid, "bool")
-        crowd = ops.zeros_like(valid) if crowd is None else ops.cast(crowd, "bool")
+        valid = _bool_tensor("valid", valid)
+        crowd = ops.zeros_like(valid) if crowd is None else _bool_tensor("crowd", crowd)
         _check_shapes(candidates.shape, boxes.shape, valid.shape, crowd.shape)
         if len(candidates.shape) == 2:
             candidates = ops.expand_dims(candidates, 0)
@@ -148,6 +152,15 @@ class MatchBoxesOperation(keras.Operation):
         known = next((size for size in batch if size is not None), None)
         shape = (known, candidates.shape[-2])
         return keras.KerasTensor(shape, dtype="int32"), keras.KerasTensor(shape, dtype="int32")
+
+
+def _bool_tensor(name, value):
+    """Labels in place of a mask would be taken for one: class 0 as false, padding as true."""
+    value = ops.convert_to_tensor(value)
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    if dtype != "bool":
+        raise TypeError(f"match_boxes: `{name}` must be bool. Received: {dtype}.")
+    return value
 
 
 def _check_shapes(candidates, boxes, valid, crowd):
@@ -179,9 +192,10 @@ def _agree(sizes1, sizes2):
 
 
 def _native(candidates, boxes, valid, crowd, **attributes):
-    return native.tf_ops().kvision_match_boxes(
+    matches, status = native.tf_ops().kvision_match_boxes(
         boxes=boxes, valid=valid, crowd=crowd, candidates=candidates, **attributes
     )
+    return matches, status
 
 
 def _reference(candidates, boxes, valid, crowd, *, crowd_overlap, **thresholds):

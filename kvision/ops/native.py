@@ -234,6 +234,10 @@ def use_native() -> bool:
 
 def traced_for_xla() -> bool:
     """Whether TensorFlow is tracing a `tf.function(jit_compile=True)`, or what that calls."""
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return False
     # No public function says so.
     from tensorflow.python.framework import ops
     from tensorflow.python.ops import control_flow_util

@@ -74,6 +74,7 @@ class NMSOperation(keras.Operation):
         check_thresholds("nms", iou_threshold, score_threshold)
         check_size("nms", "max_output_size", max_output_size)
         self.iou_threshold = float(iou_threshold)
+        self._threshold = float32_threshold(self.iou_threshold)
         self.score_threshold = score_threshold
         self.max_output_size = max_output_size
 
@@ -84,7 +85,7 @@ class NMSOperation(keras.Operation):
         indices, count = (_native if native.use_native() else _reference)(
             boxes,
             scores,
-            float32_threshold(self.iou_threshold),
+            self._threshold,
             -math.inf if self.score_threshold is None else self.score_threshold,
             self.max_output_size,
         )

@@ -63,13 +63,15 @@ def output_gradients(contract, variant, outputs, dtype, seed=1):
 
 
 def gradients(contract, inputs, arguments, upstream, watched):
-    """The gradients to the inputs that `watched` names, as arrays, or None."""
+    """The gradients to the inputs that `watched` names, as arrays."""
 
     def function(leaves):
         outputs = contract.call({**inputs, **leaves}, arguments)
         return {name: outputs[name] for name in upstream}
 
-    return vjp(function, {name: inputs[name] for name in watched}, upstream)[1]
+    found = vjp(function, {name: inputs[name] for name in watched}, upstream)[1]
+    check_gradients_exist(contract, found)
+    return found
 
 
 def outputs_and_gradients(contract, arguments, watched):
@@ -84,9 +86,19 @@ def outputs_and_gradients(contract, arguments, watched):
         if not watched:
             return outputs, {}
         gradients = tape.gradient(floating, {name: inputs[name] for name in watched})
+        check_gradients_exist(contract, gradients)
         return outputs, {name: tf.convert_to_tensor(value) for name, value in gradients.items()}
 
     return function
+
+
+def check_gradients_exist(contract, gradients):
+    """Raises `AssertionError` if an input that is declared differentiable has no gradient."""
+    for name, gradient in gradients.items():
+        if gradient is None:
+            raise AssertionError(
+                f"{contract.name}: `{name}` is declared differentiable, and has no gradient."
+            )
 
 
 def check_promise(contract, outputs, promised):

@@ -237,7 +237,7 @@ ROUNDED_THRESHOLD = Deviation(
     {"float32_threshold": True},
 )
 SORTED_CORNERS = Deviation(
-    "theirs", "reversed corners are swapped instead of refused", {"sort_corners": True}
+    "theirs", "reversed corners are swapped instead of overlapping nothing", {"sort_corners": True}
 )
 UNORDERED = Deviation(
     "theirs", "equal scores come in an order of its own", lambda answer: {"like": answer}

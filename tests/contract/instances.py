@@ -48,7 +48,7 @@ INSTANCES = {
     ),
     "kvision.layers.RPNHead": lambda: kvision.layers.RPNHead(3, filters=8),
     "kvision.layers.RoIAlign": lambda: kvision.layers.RoIAlign((3, 4), spatial_scale=0.25),
-    "kvision.losses.IoULoss": lambda: kvision.losses.IoULoss("ciou", reduction="sum", name="box"),
+    "kvision.losses.IoULoss": lambda: kvision.losses.IoULoss("ciou", name="box", reduction="sum"),
     "kvision.layers.RoIPool": lambda: kvision.layers.RoIPool((3, 4), spatial_scale=0.25),
     "kvision.metrics.COCODetectionMetrics": lambda: kvision.metrics.COCODetectionMetrics(
         per_class=True, class_names=["a", "b"]
