@@ -208,6 +208,10 @@ def _reference(boxes, scores, iou_threshold, score_threshold, max_output_size, m
 
 def _best_class(boxes, scores):
     """One candidate a box: its boxes (B, N, 4), best scores (B, N, 1) and their class (B, N)."""
+    if scores.shape[2] is None:  # there may be no class: one more, that is nobody's
+        scores = ops.pad(scores, [(0, 0), (0, 0), (0, 1)], "constant", -math.inf)
+        if len(boxes.shape) == 4:
+            boxes = ops.pad(boxes, [(0, 0), (0, 0), (0, 1), (0, 0)])
     classes = ops.cast(ops.argmax(ops.where(ops.isnan(scores), -math.inf, scores), axis=2), "int32")
     scores = ops.take_along_axis(scores, classes[..., None], axis=2)
     if len(boxes.shape) == 4:
@@ -219,13 +223,14 @@ def _gather(boxes, scores, indices, labels):
     """The detections' boxes (B, K, 4) and scores (B, K), from boxes (B, N, C or 1, 4)."""
     batch, num_boxes, num_classes = ops.shape(scores)
     pairs = indices * num_classes + labels
-    shared = boxes.shape[2] == 1
-    # By their own sizes: of wrong ones in a graph the kernel speaks, not this.
+    # By their own sizes: of wrong ones in a graph the kernel speaks, not this; and whether classes
+    # share boxes may be known only there.
     own_batch, own_boxes, own_classes, _ = ops.shape(boxes)
+    box_labels = ops.where(ops.equal(own_classes, 1), ops.minimum(labels, 0), labels)
     boxes = ops.reshape(boxes, (own_batch, own_boxes * own_classes, 4))
     scores = ops.reshape(scores, (batch, num_boxes * num_classes))
     return {
-        "boxes": _take_padded(boxes, indices if shared else pairs, 0.0),
+        "boxes": _take_padded(boxes, indices * own_classes + box_labels, 0.0),
         "scores": _take_padded(scores, pairs, 0.0),
     }
 

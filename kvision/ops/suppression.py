@@ -107,6 +107,8 @@ def kept_boxes(boxes, scores, iou_threshold, max_kept=None):
     batch, num_boxes, num_classes = ops.shape(scores)
     if 0 in scores.shape:
         return ops.zeros((batch, num_boxes, num_classes), dtype="bool")
+    if boxes.shape[2] is None:  # shared or not: known only in the graph
+        boxes = ops.broadcast_to(boxes, (batch, num_boxes, num_classes, 4))
     shared = boxes.shape[2] == 1
     items = batch * num_classes
     boxes = ops.transpose(ops.stop_gradient(boxes), (0, 2, 1, 3))

@@ -124,8 +124,7 @@ class TestBatchedNMS(OpTests):
         variants={
             "shared boxes": Variant(),
             "own boxes": Variant(axes={"boxes": "batch num_boxes num_classes 4"}),
-            # The best of no classes is TensorFlow's to refuse, where it is not known in advance.
-            "agnostic": Variant({"class_agnostic": True}, nonempty=("num_classes",)),
+            "agnostic": Variant({"class_agnostic": True}),
         },
         invalid=(
             *wrong_shapes(
@@ -359,6 +358,15 @@ def test_order_ties_and_limits(implementation, own_boxes, per_class, agnostic):
         np.testing.assert_array_equal(
             found["scores"][image, : len(index)], scores[image][index, label]
         )
+
+
+@needs_tensorflow
+def test_that_classes_share_boxes_may_be_known_in_the_graph_alone(implementation):
+    boxes, scores = random_inputs(0)
+    arguments = {"iou_threshold": 0.3, "max_output_size": 12}
+    unknown = _compiled([None] * 4, [None] * 3, **arguments)(boxes[:, :, None], scores)
+    for name, wanted in run(boxes, scores, **arguments).items():
+        np.testing.assert_array_equal(unknown[name], wanted)
 
 
 def test_equal_scores_ascend_by_box_then_class(implementation):
