@@ -5,7 +5,8 @@
 //   constexpr ShapeRule kOutputs[] = {{"indices", "size"}, {"count", ""}};
 //
 // An axis is a number, or a name that stands for one size wherever the op uses it. "*height" is a
-// name for any size at all; "classes|1" is the size of that name, or 1.
+// name for any size at all; "classes|1" is the size of that name, or 1; of an output,
+// "size|num_boxes" is the size of the first name, or of the second where that is not set.
 #pragma once
 
 #include <algorithm>
@@ -68,7 +69,13 @@ class Sizes {
   std::vector<int64_t> Shape(const ShapeRule& rule) const {
     std::vector<int64_t> shape;
     for (const std::string_view axis : Split(rule.axes)) {
-      shape.push_back(IsNumber(axis) ? Number(axis) : (*this)[axis]);
+      const size_t bar = axis.find('|');
+      const std::string_view name = axis.substr(0, bar);
+      if (bar != std::string_view::npos && Find(name) == nullptr) {
+        shape.push_back((*this)[axis.substr(bar + 1)]);
+      } else {
+        shape.push_back(IsNumber(axis) ? Number(axis) : (*this)[name]);
+      }
     }
     return shape;
   }

@@ -2,7 +2,6 @@
 
 import keras
 
-from kvision.ops import native
 from kvision.ops.multiscale_roi_align import MultiscaleRoIAlignOperation
 from kvision.ops.region import output_shape
 
@@ -51,7 +50,6 @@ class MultiscaleRoIAlign(keras.layers.Layer):
             canonical_size=canonical_size,
             canonical_level=canonical_level,
         )
-        self.supports_jit = not native.use_native()
 
     def build(self, pyramid_shape, boxes_shape):
         self.built = True

@@ -2,7 +2,6 @@
 
 import keras
 
-from kvision.ops import native
 from kvision.ops.batched_nms import BatchedNMSOperation, output_shapes
 
 
@@ -45,7 +44,6 @@ class NonMaxSuppression(keras.layers.Layer):
             max_output_size_per_class=max_output_size_per_class,
             class_agnostic=class_agnostic,
         )
-        self.supports_jit = not native.use_native()
 
     def build(self, boxes_shape, scores_shape):
         self.built = True

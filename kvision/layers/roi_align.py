@@ -2,7 +2,6 @@
 
 import keras
 
-from kvision.ops import native
 from kvision.ops.region import output_shape
 from kvision.ops.roi_align import RoIAlignOperation
 
@@ -35,7 +34,6 @@ class RoIAlign(keras.layers.Layer):
             sampling_ratio=sampling_ratio,
             aligned=aligned,
         )
-        self.supports_jit = not native.use_native()
 
     def build(self, features_shape, boxes_shape):
         self.built = True

@@ -2,7 +2,6 @@
 
 import keras
 
-from kvision.ops import native
 from kvision.ops.region import output_shape
 from kvision.ops.roi_pool import RoIPoolOperation
 
@@ -27,7 +26,6 @@ class RoIPool(keras.layers.Layer):
     def __init__(self, output_size, *, spatial_scale=1.0, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.operation = RoIPoolOperation(output_size=output_size, spatial_scale=spatial_scale)
-        self.supports_jit = not native.use_native()
 
     def build(self, features_shape, boxes_shape):
         self.built = True

@@ -1,8 +1,6 @@
-"""Functions on tensors: native kernels where TensorFlow runs them, `keras.ops` everywhere else.
+"""Functions on tensors: native kernels on TensorFlow, JAX, PyTorch and NumPy; `keras.ops` without.
 
-In a Keras model use the layers of `kvision.layers` where there is one: on a GPU Keras compiles a
-functional model with XLA unless a layer refuses, and what XLA compiles runs through the slower
-`keras.ops`.
+`implementation_of` says which of the two a function would run.
 """
 
 from kvision.ops import native
@@ -11,6 +9,7 @@ from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
 from kvision.ops.multiscale_roi_align import multiscale_roi_align
+from kvision.ops.native import implementation_of
 from kvision.ops.nms import nms
 from kvision.ops.roi_align import roi_align
 from kvision.ops.roi_pool import roi_pool
@@ -23,6 +22,7 @@ __all__ = [
     "POSITIVE",
     "batched_nms",
     "elementwise_iou",
+    "implementation_of",
     "match",
     "match_boxes",
     "matrix_nms",
@@ -34,3 +34,17 @@ __all__ = [
     "roi_pool",
     "soft_nms",
 ]
+
+# The functions that have native kernels.
+NATIVE = (
+    "batched_nms",
+    "elementwise_iou",
+    "match_boxes",
+    "matrix_nms",
+    "multiscale_roi_align",
+    "nms",
+    "pairwise_iou",
+    "roi_align",
+    "roi_pool",
+    "soft_nms",
+)

@@ -17,8 +17,6 @@ from kvision.ops.suppression import (
     kept_boxes,
 )
 
-native.not_differentiable("Kvision>BatchedNms")
-
 
 def batched_nms(
     boxes,
@@ -180,9 +178,10 @@ def check_shapes(name, boxes, scores):
 
 def _native(boxes, scores, iou_threshold, score_threshold, max_output_size, max_per_class):
     """Box indices (B, K), labels (B, K) and number of detections (B,), all int32."""
-    return native.tf_ops().kvision_batched_nms(
-        boxes=boxes,
-        scores=scores,
+    return native.call(
+        "batched_nms",
+        boxes,
+        scores,
         iou_threshold=iou_threshold,
         score_threshold=score_threshold,
         max_output_size=max_output_size,

@@ -4,9 +4,11 @@ Sources: Rezatofighi, Tsoi, Gwak, Sadeghian, Reid, Savarese, "Generalized Inters
 2019; Zheng, Wang, Liu, Li, Ye, Ren, "Distance-IoU Loss", 2020.
 """
 
+import functools
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from kvision.ops import native
@@ -91,7 +93,8 @@ class BoxIoUOperation(keras.Operation):
         if not native.use_native():
             return _reference(boxes1, boxes2, self.kind, self.pairwise)
         output = _native(boxes1, boxes2, self.kind, self.pairwise)
-        output.set_shape(shape)
+        if None in (*boxes1.shape, *boxes2.shape):
+            output.set_shape(shape)
         return output
 
     def compute_output_spec(self, boxes1, boxes2):
@@ -138,6 +141,25 @@ def _wider(boxes1, boxes2):
 
 def _native(boxes1, boxes2, kind, pairwise):
     """Broadcasts, folds leading axes to one, and runs the native op."""
+    if None in (*boxes1.shape, *boxes2.shape):
+        return _native_of_unknown_sizes(boxes1, boxes2, kind, pairwise)
+    kept = 2 if pairwise else 1
+    shape1, shape2 = tuple(boxes1.shape), tuple(boxes2.shape)
+    leading = np.broadcast_shapes(shape1[:-kept], shape2[:-kept])
+    own = (shape1[-2], shape2[-2]) if pairwise else ()
+    batch = math.prod(leading)
+
+    def fold(boxes, shape):
+        whole = (*leading, *shape[-kept:])
+        boxes = boxes if shape == whole else ops.broadcast_to(boxes, whole)
+        return ops.reshape(boxes, (batch, shape[-2] if pairwise else 1, 4))
+
+    output = native.call(_name(pairwise), fold(boxes1, shape1), fold(boxes2, shape2), kind=kind)
+    return ops.reshape(output, (*leading, *own))
+
+
+def _native_of_unknown_sizes(boxes1, boxes2, kind, pairwise):
+    """The same in a TensorFlow graph that knows some sizes only when it runs."""
     import tensorflow as tf
 
     kept = 2 if pairwise else 1
@@ -151,9 +173,7 @@ def _native(boxes1, boxes2, kind, pairwise):
         whole = tf.concat([leading, sizes[-kept:]], axis=0)
         return tf.reshape(tf.broadcast_to(boxes, whole), tf.stack([batch, sizes[0], 4]))
 
-    output = native.tf_ops().kvision_box_iou(
-        fold(boxes1, sizes1), fold(boxes2, sizes2), kind=kind, pairwise=pairwise
-    )
+    output = native.call(_name(pairwise), fold(boxes1, sizes1), fold(boxes2, sizes2), kind=kind)
     own = tf.stack([sizes1[0], sizes2[0]]) if pairwise else tf.zeros([0], tf.int32)
     return tf.reshape(output, tf.concat([leading, own], axis=0))
 
@@ -173,17 +193,16 @@ def _check_leading_axes(boxes1, boxes2, pairwise):
     return [tf.debugging.Assert(broadcast, [message, tf.shape(boxes1), " and ", tf.shape(boxes2)])]
 
 
-@native.register_gradient("Kvision>BoxIou")
-def _box_iou_gradient(op, output_gradient):
-    return native.tf_ops().kvision_box_iou_grad(
-        output_gradient,
-        *op.inputs,
-        kind=op.get_attr("kind").decode(),
-        pairwise=op.get_attr("pairwise"),
+def _gradients(name, call, output_gradient):
+    boxes = call.tensors["boxes1"], call.tensors["boxes2"]
+    gradient1, gradient2 = native.call(
+        f"{name}_gradient", output_gradient, *boxes, kind=call.attributes["kind"]
     )
+    return {"boxes1": gradient1, "boxes2": gradient2}
 
 
-native.not_differentiable("Kvision>BoxIouGrad")
+for _op in ("pairwise_iou", "elementwise_iou"):
+    native.gradient(_op, keeps=("boxes1", "boxes2"))(functools.partial(_gradients, _op))
 
 
 def _reference(boxes1, boxes2, kind, pairwise):

@@ -13,7 +13,6 @@ from kvision.ops.suppression import float32_tensor
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 """What a candidate is to a loss."""
 
-native.not_differentiable("Kvision>MatchBoxes")
 
 
 def match(quality, valid, *, positive_threshold, negative_threshold, allow_low_quality=False):
@@ -192,9 +191,7 @@ def _agree(sizes1, sizes2):
 
 
 def _native(candidates, boxes, valid, crowd, **attributes):
-    matches, status = native.tf_ops().kvision_match_boxes(
-        boxes=boxes, valid=valid, crowd=crowd, candidates=candidates, **attributes
-    )
+    matches, status = native.call("match_boxes", boxes, valid, crowd, candidates, **attributes)
     return matches, status
 
 

@@ -8,7 +8,6 @@ from kvision.ops.operation import call_operation
 from kvision.ops.score_decay import ScoreDecayOperation, decayed, labelled_ious
 from kvision.ops.suppression import best_first, candidate_scores
 
-native.not_differentiable("Kvision>MatrixNms")
 
 # Boxes that others are compared with at a time: the largest temporary is (_TILE, num_boxes).
 _TILE = 256
@@ -111,12 +110,7 @@ class MatrixNMSOperation(ScoreDecayOperation):
 
 def _native(boxes, scores, labels, operation):
     """Indices and scores, padded to `max_output_size` or to the number of boxes, and a count."""
-    return native.tf_ops().kvision_matrix_nms(
-        boxes=boxes,
-        scores=scores,
-        labels=labels,
-        **operation.native_attributes(),
-    )
+    return native.call("matrix_nms", boxes, scores, labels, **operation.native_attributes())
 
 
 def _reference(boxes, scores, labels, operation):

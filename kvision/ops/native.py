@@ -1,110 +1,106 @@
-"""The native library: loading it, choosing it, and saying why it cannot be had.
+"""The native kernels: loading them, choosing them, and saying why they cannot be had.
 
-The library is loaded when an op first wants it, never by `import kvision`. It holds TensorFlow
-ops, so it is wanted on the TensorFlow backend only, and only the TensorFlow it was built for can
-load it. Without it every op runs through its reference implementation, after one warning; with
-`KVISION_REQUIRE_OPS=1` in the environment that warning is an error. What XLA compiles runs through
-the reference too: there are no native kernels for it yet.
+`call(name, ...)` runs an op of the native library through the door of the Keras backend in use
+(`kvision.ops.doors`): a TensorFlow op, a foreign function of JAX, an operator of PyTorch, or a
+function on NumPy arrays. What can be loaded is loaded when an op first wants it, never by
+`import kvision`. Without it every op runs through its reference implementation, after one warning.
+
+Two variables of the environment: `KVISION_IMPLEMENTATION` is `native`, `reference` or `auto`, as
+`implementation` takes them; with `KVISION_REQUIRE_OPS=1` the warning is an error.
 """
 
 import contextlib
 import contextvars
+import dataclasses
+import functools
 import os
 import platform
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
 import keras
 
-_LIBRARY = Path(__file__).parents[1] / "_tf_ops.so"
+_FOLDER = Path(__file__).parents[1]
 _IMPLEMENTATIONS = ("auto", "native", "reference")
 
 _scope: contextvars.ContextVar[str | None] = contextvars.ContextVar("kvision_scope", default=None)
 _open_scopes: dict[object, str] = {}
 _lock = threading.RLock()
-_gradients: dict[str, Callable | None] = {}
-_loaded: ModuleType | None = None
+_gradients: dict[str, "Gradient"] = {}
 _warned = False
+
+
+# The library ------------------------------------------------------------------------------------
 
 
 def build_info() -> dict[str, str]:
     """What the native library was built with.
 
     Returns:
-        A dictionary of strings: `kvision`, `tensorflow`, `compiler`, `cuda` and
-        `cuda_architectures`, each empty where that part was left out of the build. An empty
-        dictionary where no native library was built.
+        A dictionary of strings: `kvision`, `tensorflow`, `xla_ffi` (the version of the interface
+        to XLA), `compiler`, `cuda` and `cuda_architectures`, each empty where that part was left
+        out of the build. An empty dictionary where no native library was built.
     """
     try:
-        return _module().build_info()
+        return module().build_info()
     except ImportError:
         return {}
 
 
-def _module() -> ModuleType:
+def module() -> ModuleType:
+    """The extension module `kvision._C`, which needs no framework.
+
+    Raises:
+        ImportError: If it was not built, or not for this Python.
+    """
     # A statement: AutoGraph, in a function that is being traced, cannot convert `import_module`.
     from kvision import _C
 
     return _C
 
 
-def _why_not_built() -> str:
-    """Why `build_info()` is empty or there is no library beside it, with the remedy."""
-    built = sorted(_LIBRARY.parent.glob("_C.*"))
+def require_module() -> ModuleType:
+    """As `module`, but what is raised is a `RuntimeError` that holds the remedy."""
+    try:
+        return module()
+    except ImportError as error:
+        raise RuntimeError(why_not_built(str(error))) from error
+
+
+def why_not_built(problem: str) -> str:
+    """What to tell somebody whose library is missing or unusable.
+
+    Args:
+        problem: What is wrong with the library that was found.
+    """
+    built = sorted(_FOLDER.glob("_C.*.so"))
     if not built:
         return (
             "kvision: this installation has no native library; install with a C++ compiler and "
             "without `KVISION_BUILD_OPS=0` to have one."
         )
-    try:
-        _module()
-        problem = f"{_LIBRARY.name} is not beside it"
-    except ImportError as error:
-        problem = str(error)
     return (
         f"kvision: Python {platform.python_version()} cannot use {built[0]}: {problem}; "
         "reinstall kvision."
     )
 
 
-def _load() -> ModuleType:
-    """Loads the library and registers the gradients, or raises an error with the remedy."""
-    info = build_info()
-    if not info or not _LIBRARY.exists():
-        raise RuntimeError(_why_not_built())
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise RuntimeError(
-            "kvision: the native library needs TensorFlow, which is not installed."
-        ) from error
-    if info["tensorflow"] != tf.__version__:
-        raise RuntimeError(
-            f"kvision: the native library was built for TensorFlow {info['tensorflow']}, but "
-            f"TensorFlow {tf.__version__} is installed; reinstall kvision beside it, or install "
-            f"TensorFlow {info['tensorflow']}."
-        )
-    try:
-        library = tf.load_op_library(str(_LIBRARY))
-    except tf.errors.OpError as error:
-        raise RuntimeError(
-            f"kvision: TensorFlow could not load {_LIBRARY}: {error.message}"
-        ) from error
-    for op_type, gradient in _gradients.items():
-        _register(op_type, gradient)
-    return library
+def library_path() -> Path:
+    """Where the TensorFlow ops stand, or would stand: for `TF_LoadLibrary` and the like."""
+    return _FOLDER / "_tf_ops.so"
 
 
-def _register(op_type: str, gradient: Callable | None) -> None:
-    import tensorflow as tf
+@functools.cache
+def description(name: str) -> dict:
+    """An op of the native library: its `inputs`, `outputs`, `attributes`, `dtypes` and `doc`.
 
-    if gradient is None:
-        tf.no_gradient(op_type)
-    else:
-        tf.RegisterGradient(op_type)(gradient)
+    Args:
+        name: Such as `"roi_align"`.
+    """
+    return next(op for op in require_module().ops() if op["name"] == name)
 
 
 def tf_ops() -> ModuleType:
@@ -114,60 +110,115 @@ def tf_ops() -> ModuleType:
         RuntimeError: If the library is missing, was built for another TensorFlow, or cannot be
             loaded.
     """
-    global _loaded
-    with _lock:
-        if _loaded is None:
-            _loaded = _load()
-        return _loaded
+    from kvision.ops.doors import tensorflow
+
+    return tensorflow.load()
 
 
 def load_ops() -> None:
-    """Loads the native library and registers its gradients.
+    """Loads the native ops of the Keras backend in use, and registers their gradients.
 
     Needed only before loading, by hand, a SavedModel that holds native ops; everything in kvision
-    loads the library by itself.
+    loads them by itself.
 
     Raises:
         RuntimeError: If the library is missing, was built for another TensorFlow, or cannot be
             loaded. The message holds the remedy.
     """
-    tf_ops()
+    _door().load()
 
 
-def register_gradient(op_type: str) -> Callable[[Callable], Callable]:
-    """Decorator: the function is the gradient of a native op, registered with the library.
+# Calls ------------------------------------------------------------------------------------------
+
+
+def call(name: str, *tensors, **attributes):
+    """Runs an op of the native library on tensors of the Keras backend in use.
 
     Args:
-        op_type: The op's registered name, such as `"Kvision>RoiAlign"`.
+        name: The op's, such as `"roi_align"`.
+        *tensors: Its inputs in their order, of the dtypes that it takes; a list of tensors where
+            it takes a list.
+        **attributes: Its attributes; sizes may be dynamic in a TensorFlow graph.
+
+    Returns:
+        Its output, or a list or tuple of them.
+    """
+    return _door().call(name, tensors, attributes)
+
+
+def _door() -> ModuleType:
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        from kvision.ops.doors import tensorflow as door
+    elif backend == "jax":
+        from kvision.ops.doors import jax as door
+    elif backend == "torch":
+        from kvision.ops.doors import torch as door
+    elif backend == "numpy":
+        from kvision.ops.doors import numpy as door
+    else:
+        raise RuntimeError(f"kvision: native ops do not run on Keras' backend {backend!r}.")
+    return door
+
+
+# Gradients --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A call whose gradient is wanted.
+
+    Attributes:
+        tensors: The inputs and outputs that the gradient keeps, by name.
+        shapes: Shape of every input by name, a list of them for a list of tensors. In a TensorFlow
+            graph a size may be a tensor.
+        attributes: The call's attributes by name.
     """
 
-    def decorate(gradient: Callable) -> Callable:
-        _add_gradient(op_type, gradient)
-        return gradient
+    tensors: Mapping[str, object]
+    shapes: Mapping[str, object]
+    attributes: Mapping[str, object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """The gradient of an op, for every backend.
+
+    Attributes:
+        function: Of a `Recorded` call and the gradient of each floating output; returns the
+            gradients of inputs by name.
+        keeps: Names of the inputs and outputs that it looks at.
+    """
+
+    function: Callable
+    keeps: tuple[str, ...]
+
+
+def gradient(name: str, keeps: tuple[str, ...]) -> Callable[[Callable], Callable]:
+    """Decorator: the function is the gradient of a native op.
+
+    Args:
+        name: The op's, such as `"roi_align"`.
+        keeps: Names of the inputs and outputs that the function looks at.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        _gradients[name] = Gradient(function, keeps)
+        return function
 
     return decorate
 
 
-def not_differentiable(*op_types: str) -> None:
-    """States that native ops have no gradient: TensorFlow stops at them.
+def gradient_of(name: str) -> Gradient | None:
+    """The gradient of a native op, or `None` where it has none and differentiation stops.
 
     Args:
-        *op_types: The registered names of the ops.
+        name: The op's, such as `"roi_align"`.
     """
-    for op_type in op_types:
-        _add_gradient(op_type, None)
+    return _gradients.get(name)
 
 
-def _add_gradient(op_type: str, gradient: Callable | None) -> None:
-    with _lock:
-        _gradients[op_type] = gradient
-        if _loaded is not None:
-            _register(op_type, gradient)
-
-
-def library_path() -> Path:
-    """Where the native library stands, or would stand: for `TF_LoadLibrary` and the like."""
-    return _LIBRARY
+# Choosing ---------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -175,16 +226,14 @@ def implementation(name: str) -> Iterator[None]:
     """Context manager: which implementation the ops called in it, or traced in it, use.
 
     It holds for this thread, and for those that opened no such scope themselves, among them the
-    threads in which TensorFlow's distribution strategies trace their replicas.
+    threads in which TensorFlow's distribution strategies trace their replicas. Outside any such
+    scope `KVISION_IMPLEMENTATION` decides.
 
     Args:
-        name: `"native"` (an error where the library cannot be had), `"reference"`, or `"auto"`
+        name: `"native"` (an error where native kernels cannot be had), `"reference"`, or `"auto"`
             (native where possible).
     """
-    if name not in _IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation: `name` must be one of {_IMPLEMENTATIONS}. Received: {name!r}."
-        )
+    _check_implementation("implementation: `name`", name)
     key, token = object(), _scope.set(name)
     with _lock:
         _open_scopes[key] = name
@@ -196,40 +245,60 @@ def implementation(name: str) -> Iterator[None]:
         _scope.reset(token)
 
 
+def _check_implementation(what: str, name: str) -> None:
+    if name not in _IMPLEMENTATIONS:
+        raise ValueError(f"{what} must be one of {_IMPLEMENTATIONS}. Received: {name!r}.")
+
+
 def _current_scope() -> str:
     with _lock:
-        return _scope.get() or ["auto", *_open_scopes.values()][-1]
+        scope = _scope.get() or next(reversed(_open_scopes.values()), None)
+    if scope is None:
+        scope = os.environ.get("KVISION_IMPLEMENTATION", "auto")
+        _check_implementation("kvision: KVISION_IMPLEMENTATION", scope)
+    return scope
 
 
 def use_native() -> bool:
     """Whether ops should run their native kernels here and now.
 
     Raises:
-        RuntimeError: If native kernels are demanded, by `implementation("native")` or by
-            `KVISION_REQUIRE_OPS=1`, and cannot be had.
+        RuntimeError: If native kernels are demanded, by `implementation("native")`, by
+            `KVISION_IMPLEMENTATION=native` or by `KVISION_REQUIRE_OPS=1`, and cannot be had.
     """
     scope = _current_scope()
     if scope == "reference":
         return False
-    if keras.backend.backend() != "tensorflow":
-        if scope == "native":
-            raise RuntimeError(
-                "kvision: native ops run on the TensorFlow backend. "
-                f"Received: {keras.backend.backend()!r}."
-            )
-        return False
     try:
-        tf_ops()
+        _door().load()
     except RuntimeError as error:
         if scope == "native" or os.environ.get("KVISION_REQUIRE_OPS") == "1":
             raise
         _warn_once(error)
         return False
-    if not traced_for_xla():
-        return True
-    if scope == "native":
-        raise RuntimeError("kvision: native ops have no XLA kernels; do without `jit_compile`.")
-    return False
+    return True
+
+
+def implementation_of(name: str) -> str:
+    """Which implementation a function of `kvision.ops` would run here and now.
+
+    Args:
+        name: Name of the function, such as `"roi_align"`.
+
+    Returns:
+        `"native"` or `"reference"`.
+
+    Raises:
+        ValueError: If there is no such function, or it has no native kernel.
+        RuntimeError: If native kernels are demanded and cannot be had.
+    """
+    from kvision import ops
+
+    if name not in ops.NATIVE:
+        raise ValueError(
+            f"implementation_of: `name` must be one of {ops.NATIVE}. Received: {name!r}."
+        )
+    return "native" if use_native() else "reference"
 
 
 def traced_for_xla() -> bool:

@@ -19,8 +19,6 @@ from kvision.ops.suppression import (
     size_required,
 )
 
-native.not_differentiable("Kvision>Nms")
-
 
 def nms(boxes, scores, *, iou_threshold, score_threshold=None, max_output_size=None):
     """Keeps the boxes that no better box overlaps: greedy non-maximum suppression.
@@ -102,9 +100,10 @@ class NMSOperation(keras.Operation):
 
 def _native(boxes, scores, iou_threshold, score_threshold, max_output_size):
     """Indices padded to `max_output_size` or to the number of boxes, and their count."""
-    return native.tf_ops().kvision_nms(
-        boxes=boxes,
-        scores=scores,
+    return native.call(
+        "nms",
+        boxes,
+        scores,
         iou_threshold=iou_threshold,
         score_threshold=score_threshold,
         max_output_size=-1 if max_output_size is None else max_output_size,

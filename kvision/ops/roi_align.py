@@ -17,6 +17,8 @@ from kvision.ops.region import (
 from kvision.ops.separable_pooling import pool_levels
 
 MAX_SAMPLING_RATIO = 128
+# What the native op shares with its gradient.
+_SAMPLING = ("spatial_scales", "sampling_ratio", "aligned")
 
 
 def roi_align(
@@ -155,10 +157,11 @@ def align_levels(features, boxes, levels, *, spatial_scales, output_size, sampli
 
 
 def _native(features, boxes, levels, spatial_scales, output_size, sampling_ratio, aligned):
-    return native.tf_ops().kvision_roi_align(
-        features=features,
-        boxes=boxes,
-        levels=levels,
+    return native.call(
+        "roi_align",
+        features,
+        boxes,
+        levels,
         spatial_scales=spatial_scales,
         output_height=output_size[0],
         output_width=output_size[1],
@@ -167,39 +170,33 @@ def _native(features, boxes, levels, spatial_scales, output_size, sampling_ratio
     )
 
 
-@native.register_gradient("Kvision>RoiAlign")
-def _roi_align_gradient(op, output_gradient):
-    import tensorflow as tf
-
-    num_levels = op.get_attr("num_levels")
-    features, geometry = op.inputs[:num_levels], op.inputs[num_levels:]
-    feature_gradients = native.tf_ops().kvision_roi_align_grad(
+@native.gradient("roi_align", keeps=("boxes", "levels"))
+def _gradient(call, output_gradient):
+    feature_gradients = native.call(
+        "roi_align_gradient",
         output_gradient,
-        *geometry,
-        feature_shapes=[tf.shape(level, out_type=tf.int64) for level in features],
-        sampling_ratio=op.get_attr("sampling_ratio"),
-        aligned=op.get_attr("aligned"),
+        call.tensors["boxes"],
+        call.tensors["levels"],
+        feature_shapes=call.shapes["features"],
+        **{name: call.attributes[name] for name in _SAMPLING},
     )
-    return [*feature_gradients, None, None, None]
+    return {"features": feature_gradients}
 
 
-@native.register_gradient("Kvision>RoiAlignGrad")
-def _roi_align_grad_gradient(op, *feature_gradients):
-    import tensorflow as tf
-
-    output_gradient, *geometry = op.inputs[:4]
-    _, _, height, width, _ = output_gradient.shape
-    if height is None or width is None:
+@native.gradient("roi_align_gradient", keeps=("boxes", "levels"))
+def _second_gradient(call, feature_gradients):
+    _, _, height, width, _ = shape = call.shapes["output_gradient"]
+    if keras.ops.is_tensor(height) or keras.ops.is_tensor(width):
         raise ValueError(
-            "roi_align: the second derivative needs a static output size. "
-            f"Received: {output_gradient.shape}."
+            f"roi_align: the second derivative needs a static output size. Received: {shape}."
         )
-    gradient = native.tf_ops().kvision_roi_align(
-        tf.nest.flatten(feature_gradients),
-        *geometry,
+    output_gradient = native.call(
+        "roi_align",
+        feature_gradients,
+        call.tensors["boxes"],
+        call.tensors["levels"],
         output_height=height,
         output_width=width,
-        sampling_ratio=op.get_attr("sampling_ratio"),
-        aligned=op.get_attr("aligned"),
+        **{name: call.attributes[name] for name in _SAMPLING},
     )
-    return [gradient] + [None] * (len(op.inputs) - 1)
+    return {"output_gradient": output_gradient}

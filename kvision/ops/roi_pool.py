@@ -180,9 +180,10 @@ def _bins(boxes, height, width, output_size, spatial_scale):
 
 
 def _native(features, boxes, output_size, spatial_scale):
-    output, _ = native.tf_ops().kvision_roi_pool(
-        features=features,
-        boxes=boxes,
+    output, _ = native.call(
+        "roi_pool",
+        features,
+        boxes,
         spatial_scale=spatial_scale,
         output_height=output_size[0],
         output_width=output_size[1],
@@ -190,30 +191,25 @@ def _native(features, boxes, output_size, spatial_scale):
     return output
 
 
-@native.register_gradient("Kvision>RoiPool")
-def _roi_pool_gradient(op, output_gradient, _):
-    import tensorflow as tf
-
-    features, boxes, spatial_scale = op.inputs
-    gradient = native.tf_ops().kvision_roi_pool_grad(
+@native.gradient("roi_pool", keeps=("boxes", "argmax"))
+def _gradient(call, output_gradient):
+    feature_gradient = native.call(
+        "roi_pool_gradient",
         output_gradient,
-        op.outputs[1],
-        boxes,
-        spatial_scale,
-        feature_shape=tf.shape(features, out_type=tf.int64),
+        call.tensors["argmax"],
+        call.tensors["boxes"],
+        spatial_scale=call.attributes["spatial_scale"],
+        feature_shape=call.shapes["features"],
     )
-    return gradient, None, None
+    return {"features": feature_gradient}
 
 
-@native.register_gradient("Kvision>RoiPoolGrad")
-def _roi_pool_grad_gradient(op, feature_gradient):
-    import tensorflow as tf
-
-    argmax, shape = tf.cast(op.inputs[1], tf.int64), op.inputs[4]
-    image = tf.range(shape[0])[:, None, None, None, None]
-    channel = tf.range(shape[3])
+@native.gradient("roi_pool_gradient", keeps=("argmax",))
+def _second_gradient(call, feature_gradient):
+    argmax = call.tensors["argmax"]
+    batch, height, width, channels = ops.shape(feature_gradient)
+    image = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1, 1, 1))
+    index = (image * (height * width) + argmax) * channels + ops.arange(channels, dtype="int32")
     # Behind a zero, for bins without cells.
-    values = tf.pad(tf.reshape(feature_gradient, [-1]), [[1, 0]])
-    index = 1 + (image * shape[1] * shape[2] + argmax) * shape[3] + channel
-    gradient = tf.gather(values, tf.where(argmax < 0, tf.zeros_like(index), index))
-    return gradient, None, None, None, None
+    values = ops.pad(ops.reshape(feature_gradient, (-1,)), [(1, 0)])
+    return {"output_gradient": ops.take(values, ops.where(argmax < 0, 0, 1 + index))}

@@ -10,8 +10,6 @@ from kvision.ops.operation import call_operation
 from kvision.ops.score_decay import ScoreDecayOperation, decayed, labelled_ious
 from kvision.ops.suppression import candidate_scores, check_thresholds, float32_threshold
 
-native.not_differentiable("Kvision>SoftNms")
-
 
 def soft_nms(
     boxes,
@@ -114,10 +112,11 @@ class SoftNMSOperation(ScoreDecayOperation):
 
 def _native(boxes, scores, labels, operation):
     """Indices and scores, padded to `max_output_size` or to the number of boxes, and a count."""
-    return native.tf_ops().kvision_soft_nms(
-        boxes=boxes,
-        scores=scores,
-        labels=labels,
+    return native.call(
+        "soft_nms",
+        boxes,
+        scores,
+        labels,
         iou_threshold=float32_threshold(operation.iou_threshold),
         **operation.native_attributes(),
     )

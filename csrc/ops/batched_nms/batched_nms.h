@@ -22,11 +22,6 @@
 
 namespace kvision {
 
-constexpr ShapeRule kBatchedNmsInputs[] = {{"boxes", "batch num_boxes num_classes|1 4"},
-                                           {"scores", "batch num_boxes num_classes"}};
-constexpr ShapeRule kBatchedNmsOutputs[] = {
-    {"indices", "batch size"}, {"labels", "batch size"}, {"num_detections", "batch"}};
-
 struct BatchedNmsShape {
   int64_t batch, num_boxes, num_classes;
   bool shared_boxes;

@@ -30,13 +30,6 @@
 
 namespace kvision {
 
-constexpr ShapeRule kBoxIouInputs[] = {{"boxes1", "batch num_boxes1 4"},
-                                       {"boxes2", "batch num_boxes2 4"}};
-constexpr ShapeRule kBoxIouElementwiseInputs[] = {{"boxes1", "batch num_boxes1 4"},
-                                                  {"boxes2", "batch num_boxes1 4"}};
-constexpr ShapeRule kBoxIouOutput = {"output", "batch num_boxes1 num_boxes2"};
-constexpr ShapeRule kBoxIouElementwiseOutput = {"output", "batch num_boxes1"};
-
 enum class IouKind { kIou, kGiou, kDiou, kCiou };
 
 // Who speaks in an error: the function that was called.

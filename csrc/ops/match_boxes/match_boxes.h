@@ -29,13 +29,6 @@
 
 namespace kvision {
 
-constexpr ShapeRule kMatchBoxesInputs[] = {{"boxes", "batch num_boxes 4"},
-                                           {"valid", "batch num_boxes"},
-                                           {"crowd", "batch num_boxes"},
-                                           {"candidates", "batch|1 num_candidates 4"}};
-constexpr ShapeRule kMatchBoxesOutputs[] = {{"matches", "batch num_candidates"},
-                                            {"status", "batch num_candidates"}};
-
 struct MatchBoxesShape {
   int64_t batch, num_candidates, num_boxes;
   bool shared_candidates;

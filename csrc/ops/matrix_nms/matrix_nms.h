@@ -30,11 +30,6 @@
 
 namespace kvision {
 
-constexpr ShapeRule kMatrixNmsInputs[] = {
-    {"boxes", "num_boxes 4"}, {"scores", "num_boxes"}, {"labels", "num_boxes"}};
-constexpr ShapeRule kMatrixNmsOutputs[] = {
-    {"indices", "size"}, {"decayed_scores", "size"}, {"count", ""}};
-
 struct MatrixNmsAttributes {
   DecayMethod method;
   float sigma;  // positive, finite

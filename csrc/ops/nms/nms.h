@@ -14,9 +14,6 @@
 
 namespace kvision {
 
-constexpr ShapeRule kNmsInputs[] = {{"boxes", "num_boxes 4"}, {"scores", "num_boxes"}};
-constexpr ShapeRule kNmsOutputs[] = {{"indices", "size"}, {"count", ""}};
-
 struct NmsAttributes {
   float iou_threshold;
   float score_threshold;

@@ -43,13 +43,6 @@
 
 namespace kvision {
 
-constexpr ShapeRule kRoiAlignFeatures = {"features", "batch *height *width channels"};
-constexpr ShapeRule kRoiAlignGeometry[] = {{"boxes", "batch num_boxes 4"},
-                                           {"levels", "batch num_boxes"},
-                                           {"spatial_scales", "num_levels"}};
-constexpr ShapeRule kRoiAlignOutput = {"output",
-                                       "batch num_boxes output_height output_width channels"};
-
 inline constexpr int kRoiAlignMaxLevels = 8;
 inline constexpr int64_t kRoiAlignMaxSamplingRatio = 128;
 

@@ -34,19 +34,6 @@
 
 namespace kvision {
 
-constexpr ShapeRule kRoiPoolFeatures = {"features", "batch height width channels"};
-constexpr ShapeRule kRoiPoolInputs[] = {
-    kRoiPoolFeatures, {"boxes", "batch num_boxes 4"}, {"spatial_scale", ""}};
-constexpr ShapeRule kRoiPoolOutputs[] = {
-    {"output", "batch num_boxes output_height output_width channels"},
-    {"argmax", "batch num_boxes output_height output_width channels"}};
-constexpr ShapeRule kRoiPoolGradInputs[] = {{"output_gradient", kRoiPoolOutputs[0].axes},
-                                            kRoiPoolOutputs[1],
-                                            kRoiPoolInputs[1],
-                                            kRoiPoolInputs[2],
-                                            {"feature_shape", "4"}};
-constexpr ShapeRule kRoiPoolGradOutputs[] = {{"feature_gradient", kRoiPoolFeatures.axes}};
-
 inline constexpr int64_t kRoiPoolMaxCells = (int64_t{1} << 31) - 1;
 
 struct RoiPoolParameters {

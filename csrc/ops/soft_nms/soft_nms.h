@@ -25,11 +25,6 @@
 
 namespace kvision {
 
-constexpr ShapeRule kSoftNmsInputs[] = {
-    {"boxes", "num_boxes 4"}, {"scores", "num_boxes"}, {"labels", "num_boxes"}};
-constexpr ShapeRule kSoftNmsOutputs[] = {
-    {"indices", "size"}, {"decayed_scores", "size"}, {"count", ""}};
-
 struct SoftNmsAttributes {
   DecayMethod method;
   float sigma;          // positive, finite

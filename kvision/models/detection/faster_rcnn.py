@@ -180,7 +180,6 @@ class FasterRCNN(Detector):
         self.seed = seed
         check_arguments(self)
         self._build_layers()
-        self.supports_jit = not native.use_native()
 
     def _build_layers(self):
         specs = self.backbone.feature_specs

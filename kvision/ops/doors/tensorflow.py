@@ -1,0 +1,159 @@
+"""Native kernels as TensorFlow ops, eagerly, in graphs and under XLA.
+
+They stand in two libraries: `_tf_ops.so` has the ops and their kernels, and is all that a served
+model needs; `_xla_ops.so` has what makes XLA compile them.
+"""
+
+import threading
+
+import numpy as np
+
+from kvision.ops import native
+
+_lock = threading.RLock()
+_loaded = None
+
+
+def load():
+    """The TensorFlow ops; the first call loads the libraries and registers the gradients.
+
+    Returns:
+        Module with a function for every op, such as `kvision_roi_align`.
+
+    Raises:
+        RuntimeError: If the library is missing, was built for another TensorFlow, or cannot be
+            loaded.
+    """
+    global _loaded
+    with _lock:
+        if _loaded is None:
+            _loaded = _load()
+        return _loaded
+
+
+def _load():
+    info = native.build_info()
+    path = native.library_path()
+    if not info or not path.exists():
+        raise RuntimeError(_why_missing(info))
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise RuntimeError(
+            "kvision: the native library needs TensorFlow, which is not installed."
+        ) from error
+    if info["tensorflow"] != tf.__version__:
+        raise RuntimeError(
+            f"kvision: the native library was built for TensorFlow {info['tensorflow']}, but "
+            f"TensorFlow {tf.__version__} is installed; reinstall kvision beside it, or install "
+            f"TensorFlow {info['tensorflow']}."
+        )
+    try:
+        library = tf.load_op_library(str(path))
+        tf.load_op_library(str(path.with_name("_xla_ops.so")))
+    except tf.errors.OpError as error:
+        raise RuntimeError(f"kvision: TensorFlow could not load {path}: {error.message}") from error
+    for op in native.module().ops():
+        _register_gradient(op)
+    return library
+
+
+def _why_missing(info):
+    try:
+        native.module()
+    except ImportError as error:
+        return native.why_not_built(str(error))
+    return native.why_not_built(
+        f"{native.library_path().name} is not beside it"
+        if info.get("tensorflow")
+        else "it was built without TensorFlow"
+    )
+
+
+def call(name, tensors, attributes):
+    """See `kvision.ops.native.call`."""
+    op = native.description(name)
+    inputs = {rule["name"]: tensor for rule, tensor in zip(op["inputs"], tensors, strict=True)}
+    attributes = dict(attributes)
+    for rule in op["attributes"]:
+        if rule["type"] == "list[int]":
+            shapes = attributes[rule["name"]]
+            attributes[rule["name"]] = _host_tensor(shapes)
+            if op["outputs"][0]["list"]:  # TensorFlow does not count them
+                attributes[op["outputs"][0]["list"]] = len(shapes)
+    return getattr(load(), f"kvision_{name}")(**inputs, **attributes)
+
+
+def _host_tensor(sizes):
+    """Sizes as int64: a tensor where a graph does not know one of them yet."""
+    import tensorflow as tf
+
+    if any(tf.is_tensor(size) for size in tf.nest.flatten(sizes)):
+        return tf.cast(tf.convert_to_tensor(sizes), tf.int64)
+    return np.asarray(sizes, "int64")
+
+
+def _register_gradient(op):
+    import tensorflow as tf
+
+    op_type = "Kvision>" + op["name"].title().replace("_", "")
+    rule = native.gradient_of(op["name"])
+    if rule is None:
+        tf.no_gradient(op_type)
+    else:
+        tf.RegisterGradient(op_type)(_Gradient(op, rule))
+
+
+class _Gradient:
+    """A gradient as TensorFlow wants it: a function of an op and of its outputs' gradients."""
+
+    def __init__(self, op, rule):
+        self._rule = rule
+        self._inputs = op["inputs"]
+        self._outputs = op["outputs"]
+        self._attributes = [a for a in op["attributes"] if not a["type"].startswith("list")]
+        self._host = [a for a in op["attributes"] if a["type"].startswith("list")]
+
+    def __call__(self, op, *output_gradients):
+        num_tensors = len(op.inputs) - len(self._host)
+        inputs = _grouped(self._inputs, list(op.inputs[:num_tensors]))
+        outputs = _grouped(self._outputs, list(op.outputs))
+        values = {a["name"]: op.get_attr(a["name"]) for a in self._attributes}
+        values = {
+            name: value.decode() if isinstance(value, bytes) else value
+            for name, value in values.items()
+        }
+        host = zip((a["name"] for a in self._host), op.inputs[num_tensors:], strict=True)
+        tensors = inputs | outputs
+        recorded = native.Recorded(
+            {name: tensors[name] for name in self._rule.keeps},
+            {name: _shapes(value) for name, value in inputs.items()},
+            {**values, **dict(host)},
+        )
+        wanted = _grouped(self._outputs, list(output_gradients))
+        floating = [r["name"] for r in self._outputs if r["dtype"] not in ("int32", "bool")]
+        found = self._rule.function(recorded, *(wanted[name] for name in floating))
+        gradients = []
+        for name, value in inputs.items():
+            if isinstance(value, list):
+                gradients += found.get(name) or [None] * len(value)
+            else:
+                gradients.append(found.get(name))
+        return gradients + [None] * len(self._host)
+
+
+def _grouped(rules, tensors):
+    """The tensors by the names of rules; those of a list are a list."""
+    length = len(tensors) - len(rules) + 1
+    grouped = {}
+    for rule in rules:
+        grouped[rule["name"]] = [tensors.pop(0) for _ in range(length)] if rule["list"] else None
+        if not rule["list"]:
+            grouped[rule["name"]] = tensors.pop(0)
+    return grouped
+
+
+def _shapes(value):
+    from keras import ops
+
+    return [_shapes(v) for v in value] if isinstance(value, list) else ops.shape(value)

@@ -1,0 +1,204 @@
+"""Native kernels as operators of PyTorch, `torch.ops.kvision.roi_align` and so on.
+
+They take and return tensors without a copy, on the CPU and on CUDA (in the current stream), have
+gradients, and are traced by `torch.compile` without a break in the graph.
+"""
+
+import functools
+
+import torch
+
+from kvision.ops import native
+
+_TYPES = {
+    "bool": "bool",
+    "int": "int",
+    "float": "float",
+    "str": "str",
+    "list[float]": "float[]",
+    "list[int]": "SymInt[]",
+}
+_library = None
+
+
+@functools.cache
+def load():
+    """Registers the operators; raises `RuntimeError` where the kernels cannot be had."""
+    global _library
+    module = native.require_module()
+    if torch.cuda.is_available() and not module.build_info()["cuda"]:
+        raise RuntimeError(
+            "kvision: the native library was built without CUDA, which PyTorch would use; it has "
+            "those kernels if nvcc is there when it is built."
+        )
+    _library = torch.library.Library("kvision", "DEF")
+    for op in module.ops():
+        _register(_library, op)
+
+
+def call(name, tensors, attributes):
+    """See `kvision.ops.native.call`."""
+    load()
+    if native.gradient_of(name) is None:
+        tensors = [
+            [t.detach() for t in tensor] if isinstance(tensor, list) else tensor.detach()
+            for tensor in tensors
+        ]
+    for rule in native.description(name)["attributes"]:
+        if rule["type"].startswith("list") and rule["name"] in attributes:
+            attributes = attributes | {rule["name"]: _flat(attributes[rule["name"]])}
+    return getattr(torch.ops.kvision, name)(*tensors, **attributes)
+
+
+def _flat(value):
+    if not isinstance(value, list | tuple):
+        return [value]
+    return [number for element in value for number in _flat(element)]
+
+
+def _register(library, op):
+    name = op["name"]
+    library.define(_schema(op), tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(name, functools.partial(_run, op), "CPU")
+    library.impl(name, functools.partial(_run, op), "CUDA")
+    qualified = f"kvision::{name}"
+    torch.library.register_fake(qualified, functools.partial(_fake, op), lib=library)
+    rule = native.gradient_of(name)
+    if rule is not None:
+        torch.library.register_autograd(
+            qualified,
+            functools.partial(_backward, op, rule),
+            setup_context=functools.partial(_record, op, rule),
+            lib=library,
+        )
+
+
+def _schema(op):
+    inputs = [f"Tensor{'[]' if r['list'] else ''} {r['name']}" for r in op["inputs"]]
+    attributes = [
+        f"{_TYPES[r['type']]} {r['name']}" + ("" if r["required"] else f"={_literal(r['default'])}")
+        for r in op["attributes"]
+    ]
+    outputs = [f"Tensor{'[]' if r['list'] else ''}" for r in op["outputs"]]
+    returned = outputs[0] if len(outputs) == 1 else f"({', '.join(outputs)})"
+    return f"{op['name']}({', '.join([*inputs, '*', *attributes])}) -> {returned}"
+
+
+def _literal(value):
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _run(op, *tensors, **attributes):
+    inputs = [tensor.contiguous() for tensor in _leaves(tensors)]
+    device = inputs[0].device
+    described = [(_dtype_name(tensor), tuple(tensor.shape)) for tensor in inputs]
+    module = native.module()
+    outputs = [
+        torch.empty(shape, dtype=getattr(torch, dtype), device=device)
+        for dtype, shape in module.output_specs(op["name"], described, attributes)
+    ]
+    pointed = ([_pointed(t) for t in inputs], [_pointed(t) for t in outputs])
+    if device.type == "cpu":
+        module.run(op["name"], *pointed, attributes, num_threads=torch.get_num_threads())
+        return _returned(op, outputs)
+    workspaces = []  # PyTorch hands their memory on in the order of the stream
+
+    def allocate(size):
+        workspaces.append(torch.empty(size, dtype=torch.uint8, device=device))
+        return workspaces[-1].data_ptr()
+
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream().cuda_stream
+        module.run(op["name"], *pointed, attributes, stream=stream, allocate=allocate)
+    return _returned(op, outputs)
+
+
+def _fake(op, *tensors, **attributes):
+    """The outputs without their data; sizes that are symbols stay what they are."""
+    inputs = list(_leaves(tensors))
+    stand_ins, symbols = {}, {}
+
+    def stand_in(size):
+        """A number in the place of a symbol: each has its own, which is no other size."""
+        if isinstance(size, int):
+            return size
+        key = str(size)
+        if key not in stand_ins:
+            stand_ins[key] = 40_009 + len(stand_ins)
+            symbols[stand_ins[key]] = size
+        return stand_ins[key]
+
+    described = [(_dtype_name(t), tuple(map(stand_in, t.shape))) for t in inputs]
+    attributes = {
+        name: [stand_in(v) if isinstance(v, torch.SymInt) else v for v in value]
+        if isinstance(value, list | tuple)
+        else value
+        for name, value in attributes.items()
+    }
+    outputs = [
+        inputs[0].new_empty([symbols.get(s, s) for s in shape], dtype=getattr(torch, dtype))
+        for dtype, shape in native.module().output_specs(op["name"], described, attributes)
+    ]
+    return _returned(op, outputs)
+
+
+def _record(op, rule, ctx, inputs, keyword_only_inputs, output):
+    outputs = output if len(op["outputs"]) > 1 else (output,)
+    known = dict(zip((r["name"] for r in op["inputs"]), inputs, strict=True))
+    ctx.kvision_shapes = {name: _shapes(value) for name, value in known.items()}
+    known |= dict(zip((r["name"] for r in op["outputs"]), outputs, strict=True))
+    ctx.kvision_attributes = dict(keyword_only_inputs)
+    ctx.kvision_lists = {
+        name: len(known[name]) for name in rule.keeps if isinstance(known[name], list | tuple)
+    }
+    ctx.save_for_backward(*_leaves([known[name] for name in rule.keeps]))
+
+
+def _backward(op, rule, ctx, *output_gradients):
+    saved = list(ctx.saved_tensors)
+    kept = {}
+    for name in rule.keeps:
+        if name in ctx.kvision_lists:
+            kept[name] = [saved.pop(0) for _ in range(ctx.kvision_lists[name])]
+        else:
+            kept[name] = saved.pop(0)
+    recorded = native.Recorded(kept, ctx.kvision_shapes, ctx.kvision_attributes)
+    floating = (r["dtype"] not in ("int32", "bool") for r in op["outputs"])
+    wanted = [g for g, is_float in zip(output_gradients, floating, strict=True) if is_float]
+    found = rule.function(recorded, *wanted)
+    gradients = []
+    for r in op["inputs"]:
+        missing = [None] * len(ctx.kvision_shapes[r["name"]]) if r["list"] else None
+        gradients.append(found.get(r["name"], missing))
+    return tuple(gradients) if len(gradients) > 1 else gradients[0]
+
+
+def _leaves(tensors):
+    for tensor in tensors:
+        if isinstance(tensor, list | tuple):
+            yield from tensor
+        else:
+            yield tensor
+
+
+def _shapes(value):
+    return [tuple(v.shape) for v in value] if isinstance(value, list | tuple) else tuple(value.shape)
+
+
+def _returned(op, outputs):
+    if op["outputs"][0]["list"]:
+        return outputs
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _pointed(tensor):
+    return tensor.data_ptr(), _dtype_name(tensor), tuple(tensor.shape)
+
+
+@functools.cache
+def _name(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def _dtype_name(tensor):
+    return _name(tensor.dtype)
