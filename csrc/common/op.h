@@ -101,8 +101,10 @@ class Attributes {
   void Set(size_t index, Value value) { values_[index] = std::move(value); }
   const Value& operator[](size_t index) const { return values_[index]; }
 
+  // Whether the op has it and its value is known. The others want an attribute for which it does.
   bool Has(const char* name) const {
-    return !std::holds_alternative<std::monostate>(values_[IndexOf(name)]);
+    const size_t index = IndexOf(name);
+    return index < values_.size() && !std::holds_alternative<std::monostate>(values_[index]);
   }
   bool Bool(const char* name) const { return std::get<bool>(values_[IndexOf(name)]); }
   int64_t Int(const char* name) const { return std::get<int64_t>(values_[IndexOf(name)]); }
@@ -120,7 +122,7 @@ class Attributes {
  private:
   size_t IndexOf(const char* name) const {
     size_t index = 0;
-    while (std::strcmp((*rules_)[index].name, name) != 0) ++index;
+    while (index < rules_->size() && std::strcmp((*rules_)[index].name, name) != 0) ++index;
     return index;
   }
 

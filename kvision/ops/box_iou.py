@@ -8,7 +8,6 @@ import functools
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from kvision.ops import native
@@ -109,15 +108,25 @@ class BoxIoUOperation(keras.Operation):
             if len(shape) < 1 + self.pairwise or shape[-1] not in (4, None):
                 raise ValueError(f"{name}: `{argument}` must have shape {axes}. Received: {shape}.")
         kept = 2 if self.pairwise else 1
-        try:
-            leading = ops.add(
-                keras.KerasTensor(shape1[:-kept]), keras.KerasTensor(shape2[:-kept])
-            ).shape
-        except ValueError:
-            raise ValueError(
-                f"{name}: {_MUST_BROADCAST} Received: {shape1} and {shape2}."
-            ) from None
+        leading = _broadcast(shape1[:-kept], shape2[:-kept])
+        if leading is None:
+            raise ValueError(f"{name}: {_MUST_BROADCAST} Received: {shape1} and {shape2}.")
         return (*leading, shape1[-2], shape2[-2]) if self.pairwise else tuple(leading)
+
+
+def _broadcast(axes1, axes2):
+    """The axes that both broadcast to, where `None` is not known; `None` if they do not."""
+    rank = max(len(axes1), len(axes2))
+    axes1, axes2 = ((1,) * (rank - len(axes)) + axes for axes in (axes1, axes2))
+    broadcast = []
+    for size1, size2 in zip(axes1, axes2, strict=True):
+        if size1 == 1 or size2 == 1:
+            broadcast.append(size2 if size1 == 1 else size1)
+        elif None not in (size1, size2) and size1 != size2:
+            return None
+        else:
+            broadcast.append(size1 if size2 is None else size2)
+    return tuple(broadcast)
 
 
 def _name(pairwise):
@@ -145,7 +154,7 @@ def _native(boxes1, boxes2, kind, pairwise):
         return _native_of_unknown_sizes(boxes1, boxes2, kind, pairwise)
     kept = 2 if pairwise else 1
     shape1, shape2 = tuple(boxes1.shape), tuple(boxes2.shape)
-    leading = np.broadcast_shapes(shape1[:-kept], shape2[:-kept])
+    leading = _broadcast(shape1[:-kept], shape2[:-kept])
     own = (shape1[-2], shape2[-2]) if pairwise else ()
     batch = math.prod(leading)
 

@@ -279,6 +279,13 @@ def use_native() -> bool:
     return True
 
 
+if keras.backend.backend() == "torch":
+    import torch
+
+    # `torch.compile` cannot look into it, and has no need to: it asks once, when it traces.
+    use_native = torch.compiler.assume_constant_result(use_native)
+
+
 def implementation_of(name: str) -> str:
     """Which implementation a function of `kvision.ops` would run here and now.
 

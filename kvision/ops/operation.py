@@ -27,7 +27,7 @@ def call_operation(operation_class, tensors, **arguments):
     if any(map(keras.utils.is_keras_tensor, leaves)):
         return operation_class(**arguments).symbolic_call(*tensors)
     try:
-        operation = _shared(operation_class, **arguments)
+        operation = _kept(operation_class, **arguments)
     except TypeError:  # a list or a dictionary among the arguments cannot be a key
         operation = operation_class(**arguments)
     return operation.call(*tensors)
@@ -36,3 +36,14 @@ def call_operation(operation_class, tensors, **arguments):
 @functools.lru_cache(maxsize=256, typed=True)
 def _shared(operation_class, **arguments):
     return operation_class(**arguments)
+
+
+def _kept(operation_class, **arguments):
+    return _shared(operation_class, **arguments)
+
+
+if keras.backend.backend() == "torch":
+    import torch
+
+    # `torch.compile` would look through the cache, warn of it, and make an operation in its graph.
+    _kept = torch.compiler.assume_constant_result(_kept)

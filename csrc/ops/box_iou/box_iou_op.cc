@@ -17,7 +17,7 @@ std::string Check(const Attributes& attributes, const Sizes&) {
 
 template <bool kPairwise>
 BoxIouParameters Parameters(const Call& call) {
-  IouKind kind;
+  IouKind kind = IouKind::kIou;
   ParseIouKind(call.attributes.String("kind"), kPairwise, &kind);
   const int64_t num_boxes1 = call.sizes["num_boxes1"];
   return {call.sizes["batch"], num_boxes1, kPairwise ? call.sizes["num_boxes2"] : num_boxes1, kind,

@@ -5,6 +5,7 @@ gradients, and are traced by `torch.compile` without a break in the graph.
 """
 
 import functools
+import math
 
 import torch
 
@@ -19,6 +20,7 @@ _TYPES = {
     "list[int]": "SymInt[]",
 }
 _library = None
+_operators = {}
 
 
 @functools.cache
@@ -38,16 +40,18 @@ def load():
 
 def call(name, tensors, attributes):
     """See `kvision.ops.native.call`."""
-    load()
-    if native.gradient_of(name) is None:
-        tensors = [
-            [t.detach() for t in tensor] if isinstance(tensor, list) else tensor.detach()
-            for tensor in tensors
-        ]
-    for rule in native.description(name)["attributes"]:
-        if rule["type"].startswith("list") and rule["name"] in attributes:
-            attributes = attributes | {rule["name"]: _flat(attributes[rule["name"]])}
-    return getattr(torch.ops.kvision, name)(*tensors, **attributes)
+    if not _operators:
+        load()
+    operator, lists, differentiable = _operators[name]
+    if not differentiable:
+        tensors = [_detached(tensor) for tensor in tensors]
+    for attribute in lists:
+        attributes[attribute] = _flat(attributes[attribute])
+    return operator(*tensors, **attributes)
+
+
+def _detached(tensor):
+    return [t.detach() for t in tensor] if isinstance(tensor, list) else tensor.detach()
 
 
 def _flat(value):
@@ -71,21 +75,23 @@ def _register(library, op):
             setup_context=functools.partial(_record, op, rule),
             lib=library,
         )
+    lists = tuple(r["name"] for r in op["attributes"] if r["type"].startswith("list"))
+    _operators[name] = getattr(torch.ops.kvision, name), lists, rule is not None
 
 
 def _schema(op):
     inputs = [f"Tensor{'[]' if r['list'] else ''} {r['name']}" for r in op["inputs"]]
-    attributes = [
-        f"{_TYPES[r['type']]} {r['name']}" + ("" if r["required"] else f"={_literal(r['default'])}")
-        for r in op["attributes"]
-    ]
+    attributes = [f"{_TYPES[r['type']]} {r['name']}{_default(r)}" for r in op["attributes"]]
     outputs = [f"Tensor{'[]' if r['list'] else ''}" for r in op["outputs"]]
     returned = outputs[0] if len(outputs) == 1 else f"({', '.join(outputs)})"
     return f"{op['name']}({', '.join([*inputs, '*', *attributes])}) -> {returned}"
 
 
-def _literal(value):
-    return f'"{value}"' if isinstance(value, str) else str(value)
+def _default(rule):
+    value = rule["default"]
+    if rule["required"] or value == -math.inf:  # which a schema cannot say
+        return ""
+    return f'="{value}"' if isinstance(value, str) else f"={value}"
 
 
 def _run(op, *tensors, **attributes):
