@@ -280,7 +280,8 @@ py::list Describe(const std::vector<TensorRule>& rules) {
   for (const TensorRule& rule : rules) {
     list.append(py::dict(py::arg("name") = rule.name, py::arg("dtype") = rule.dtype,
                          py::arg("axes") = rule.axes,
-                         py::arg("list") = rule.list));
+                         py::arg("list") = rule.list,
+                         py::arg("shape_from") = rule.shape_from));
   }
   return list;
 }

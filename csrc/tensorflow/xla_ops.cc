@@ -135,15 +135,32 @@ class CustomCallKernel : public tensorflow::XlaOpKernel {
   int64_t list_length_;
 };
 
+tensorflow::OpKernel* MakeKernel(tensorflow::OpKernelConstruction* ctx) {
+  return new CustomCallKernel(ctx);
+}
+
+// TensorFlow turns what is registered for XLA into kernels of its compilation devices once, at the
+// latest when its first op runs. For a library that is loaded later nobody does.
+bool IsLate() {
+  for (const auto& kernel : tensorflow::GetRegisteredKernelsForOp("Neg").kernel()) {
+    if (kernel.device_type() == tensorflow::DEVICE_CPU_XLA_JIT) return true;
+  }
+  return false;
+}
+
 void RegisterXlaKernel(const Op& op) {
+  static const bool is_late = IsLate();
   auto builder = tensorflow::XlaOpRegistrationBuilder::Name(TensorFlowName(op));
   for (const AttributeRule& rule : op.attributes) {
     if (rule.on_host()) builder.CompileTimeConstantInput(rule.name);
   }
-  tensorflow::XlaOpRegistrar(
-      builder.Build([](tensorflow::OpKernelConstruction* ctx) -> tensorflow::OpKernel* {
-        return new CustomCallKernel(ctx);
-      }));
+  tensorflow::XlaOpRegistrar(builder.Build(&MakeKernel));
+  if (!is_late) return;
+  for (const char* device : {tensorflow::DEVICE_CPU_XLA_JIT, tensorflow::DEVICE_GPU_XLA_JIT}) {
+    tensorflow::kernel_factory::OpKernelRegistrar(
+        tensorflow::KernelDefBuilder(TensorFlowName(op).c_str()).Device(device).Build(),
+        "KvisionCustomCall", &MakeKernel);
+  }
 }
 
 // While the library is loaded; that of the ops has been.

@@ -27,7 +27,8 @@ def call_operation(operation_class, tensors, **arguments):
     if any(map(keras.utils.is_keras_tensor, leaves)):
         return operation_class(**arguments).symbolic_call(*tensors)
     try:
-        operation = _kept(operation_class, **arguments)
+        make = operation_class if _compiling() else functools.partial(_shared, operation_class)
+        operation = make(**arguments)
     except TypeError:  # a list or a dictionary among the arguments cannot be a key
         operation = operation_class(**arguments)
     return operation.call(*tensors)
@@ -38,12 +39,10 @@ def _shared(operation_class, **arguments):
     return operation_class(**arguments)
 
 
-def _kept(operation_class, **arguments):
-    return _shared(operation_class, **arguments)
+def _compiling():
+    """Whether `torch.compile` is tracing, which looks through caches and warns of them."""
+    return False
 
 
 if keras.backend.backend() == "torch":
-    import torch
-
-    # `torch.compile` would look through the cache, warn of it, and make an operation in its graph.
-    _kept = torch.compiler.assume_constant_result(_kept)
+    from torch.compiler import is_compiling as _compiling  # noqa: F811

@@ -120,32 +120,32 @@ def _run(op, *tensors, **attributes):
 
 
 def _fake(op, *tensors, **attributes):
-    """The outputs without their data; sizes that are symbols stay what they are."""
-    inputs = list(_leaves(tensors))
-    stand_ins, symbols = {}, {}
-
-    def stand_in(size):
-        """A number in the place of a symbol: each has its own, which is no other size."""
-        if isinstance(size, int):
-            return size
-        key = str(size)
-        if key not in stand_ins:
-            stand_ins[key] = 40_009 + len(stand_ins)
-            symbols[stand_ins[key]] = size
-        return stand_ins[key]
-
-    described = [(_dtype_name(t), tuple(map(stand_in, t.shape))) for t in inputs]
-    attributes = {
-        name: [stand_in(v) if isinstance(v, torch.SymInt) else v for v in value]
-        if isinstance(value, list | tuple)
-        else value
-        for name, value in attributes.items()
-    }
-    outputs = [
-        inputs[0].new_empty([symbols.get(s, s) for s in shape], dtype=getattr(torch, dtype))
-        for dtype, shape in native.module().output_specs(op["name"], described, attributes)
-    ]
+    """The outputs without their data, from the op's own words: a size may be a symbol."""
+    inputs = [list(t) if isinstance(t, list | tuple) else [t] for t in tensors]
+    sizes = {name: v for name, v in attributes.items() if isinstance(v, int) and v >= 0}
+    dtypes = {}
+    for rule, group in zip(op["inputs"], inputs, strict=True):
+        dtypes.setdefault(rule["dtype"], group[0].dtype)
+        for axis, size in zip(rule["axes"].split(), group[0].shape, strict=True):
+            if "|" not in axis:  # else another tensor tells
+                sizes.setdefault(axis, size)
+    outputs = []
+    for rule in op["outputs"]:
+        axes = rule["axes"].split()
+        if rule["shape_from"]:
+            given = list(attributes[rule["shape_from"]])
+            shapes = [given[i : i + len(axes)] for i in range(0, len(given), len(axes))]
+        else:
+            shapes = [[_size(axis, sizes) for axis in axes]]
+        dtype = dtypes.get(rule["dtype"]) or getattr(torch, rule["dtype"])
+        outputs += [inputs[0][0].new_empty(shape, dtype=dtype) for shape in shapes]
     return _returned(op, outputs)
+
+
+def _size(axis, sizes):
+    if axis.isdecimal():
+        return int(axis)
+    return next(sizes[name] for name in axis.split("|") if name in sizes)
 
 
 def _record(op, rule, ctx, inputs, keyword_only_inputs, output):
