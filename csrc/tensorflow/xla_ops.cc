@@ -142,7 +142,8 @@ tensorflow::OpKernel* MakeKernel(tensorflow::OpKernelConstruction* ctx) {
 // TensorFlow turns what is registered for XLA into kernels of its compilation devices once, at the
 // latest when its first op runs. For a library that is loaded later nobody does.
 bool IsLate() {
-  for (const auto& kernel : tensorflow::GetRegisteredKernelsForOp("Neg").kernel()) {
+  const tensorflow::KernelList kernels = tensorflow::GetRegisteredKernelsForOp("Neg");
+  for (const auto& kernel : kernels.kernel()) {
     if (kernel.device_type() == tensorflow::DEVICE_CPU_XLA_JIT) return true;
   }
   return false;
