@@ -11,10 +11,9 @@ constexpr char kOutput[] = "batch num_boxes output_height output_width channels"
 
 std::string Check(const Attributes& attributes, const Sizes& sizes) {
   std::string wrong = CheckRoiAlign(sizes["num_levels"], attributes.Int("sampling_ratio"));
-  // Of a gradient, what is not known yet is checked when it is.
-  const int64_t height = sizes["output_height"], width = sizes["output_width"];
-  if (wrong.empty() && height != kUnknownSize && width != kUnknownSize) {
-    wrong = CheckRoiAlignOutputSize(height, width);
+  if (wrong.empty()) {
+    wrong = CheckRoiAlignOutputSize(SizeOr(attributes, sizes, "output_height", 1),
+                                    SizeOr(attributes, sizes, "output_width", 1));
   }
   if (!wrong.empty() || !attributes.Has("spatial_scales")) return wrong;
   for (const double scale : attributes.Doubles("spatial_scales")) {

@@ -16,9 +16,8 @@ std::string Check(const Attributes& attributes, const Sizes& sizes) {
     parameters.height = attributes.Ints("feature_shape")[1];
     parameters.width = attributes.Ints("feature_shape")[2];
   }
-  // Of a gradient whose shape nobody knows yet, the size of the output may be unknown too.
-  parameters.output_height = sizes["output_height"] == kUnknownSize ? 1 : sizes["output_height"];
-  parameters.output_width = sizes["output_width"] == kUnknownSize ? 1 : sizes["output_width"];
+  parameters.output_height = SizeOr(attributes, sizes, "output_height", 1);
+  parameters.output_width = SizeOr(attributes, sizes, "output_width", 1);
   parameters.spatial_scale =
       attributes.Has("spatial_scale") ? attributes.Doubles("spatial_scale")[0] : 1.0;
   return CheckRoiPool(parameters);
