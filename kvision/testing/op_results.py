@@ -8,7 +8,7 @@ import numpy as np
 
 from kvision.ops import native
 from kvision.testing.op_signature import ANY, rounded
-from kvision.testing.vjp import to_numpy, vjp
+from kvision.testing.vjp import to_numpy, to_tensor, vjp
 
 IMPLEMENTATIONS = ("reference", "native")
 # Bits of the significand, the leading one among them.
@@ -74,18 +74,34 @@ def gradients(contract, inputs, arguments, upstream, watched):
     return found
 
 
-def outputs_and_gradients(contract, arguments, watched):
-    """A function for graphs, from tensors to outputs and the gradients of their sum, by name."""
+def random_like(outputs, seed=1):
+    """A random tensor for every floating one, such as the gradients that arrive, by name."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: to_tensor(rounded(rng.normal(size=value.shape), value.dtype.name))
+        for name, value in outputs.items()
+        if value.dtype.is_floating
+    }
+
+
+def outputs_and_gradients(contract, arguments, watched, upstream=None):
+    """A function for graphs, from tensors to outputs and gradients, by name.
+
+    The gradients are those of the sum of the floating outputs, or what arrives at the outputs is
+    `upstream`, by their names.
+    """
     import tensorflow as tf
 
     def function(inputs):
         with tf.GradientTape() as tape:
             tape.watch([inputs[name] for name in watched])
             outputs = contract.call(inputs, arguments)
-            floating = [value for value in outputs.values() if value.dtype.is_floating]
+            floating = {n: value for n, value in outputs.items() if value.dtype.is_floating}
         if not watched:
             return outputs, {}
-        gradients = tape.gradient(floating, {name: inputs[name] for name in watched})
+        leaves = {name: inputs[name] for name in watched}
+        arriving = None if upstream is None else [upstream[name] for name in floating]
+        gradients = tape.gradient(list(floating.values()), leaves, arriving)
         check_gradients_exist(contract, gradients)
         return outputs, {name: tf.convert_to_tensor(value) for name, value in gradients.items()}
 

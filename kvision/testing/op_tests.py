@@ -14,6 +14,7 @@ from kvision.testing import (
     op_shapes,
     op_sizes,
     op_values,
+    op_xla,
 )
 from kvision.testing.op_results import running
 
@@ -53,6 +54,9 @@ class OpTests:
             "test_threads": contract.kernels,
             "test_instruction_sets": contract.kernels,
             "test_xla": contract.compiles,
+            "test_xla_dtype": contract.compiles,
+            "test_xla_empty": contract.compiles,
+            "test_xla_invalid": contract.compiles,
         }
         for name, value in given.items():
             if not value:
@@ -120,9 +124,29 @@ class OpTests:
                 self.contract, self.contract.variants[variant], tmp_path
             )
 
-    def test_xla(self):
-        _need_tensorflow("it is TensorFlow's way to XLA")
-        op_sizes.check_xla(self.contract, next(iter(self.contract.variants.values())))
+    def test_xla(self, variant):
+        called, sizes = self._variant(variant)
+        with running("native"):
+            if called.symbolic:
+                op_xla.check_xla(self.contract, called, self.contract.default_dtype, sizes)
+            else:
+                op_xla.check_xla_refusal(self.contract, called)
+
+    def test_xla_dtype(self, dtype):
+        called, sizes = self._variant(next(iter(self.contract.variants)))
+        with running("native"):
+            op_xla.check_xla(self.contract, called, dtype, sizes)
+
+    def test_xla_empty(self, variant, empty):
+        self._need_symbolic(variant)
+        called, sizes = self._variant(variant)
+        with running("native"):
+            sizes = op_sizes.emptied(sizes, empty)
+            op_xla.check_xla(self.contract, called, self.contract.default_dtype, sizes)
+
+    def test_xla_invalid(self, invalid):
+        with running("native"):
+            op_xla.check_xla_invalid(self.contract, self.contract.invalid[invalid])
 
     def test_saved_model(self, variant):
         with running("native"):
@@ -162,6 +186,11 @@ class OpTests:
     def _saved(cls):
         """The folder of the op's SavedModel, which is made once."""
         return _save(cls)[1]
+
+    def _variant(self, name):
+        """A variant and the sizes of its axes."""
+        variant = self.contract.variants[name]
+        return variant, self.contract.sizes_of(variant)
 
     def _need_symbolic(self, variant):
         if not self.contract.variants[variant].symbolic:
@@ -212,7 +241,7 @@ def _parameters(contract, wanted):
         if "raw" in wanted:
             yield "raw", list(contract.raw)
     if "where" in wanted:
-        yield "where", op_refusals.WHERE
+        yield "where", op_refusals.WHERE[: None if contract.compiles else -1]
 
 
 def _pairs(variants, axes, contract):

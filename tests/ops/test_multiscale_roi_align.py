@@ -135,6 +135,7 @@ class TestMultiscaleRoIAlign(OpTests):
             Invalid({"sampling_ratio": -1}, "`sampling_ratio` must be"),
         ),
         kernel_name="roi_align",
+        native_ops=("roi_align",),
         # Linear: differences are exact whatever the step.
         gradient_step=1e-4,
         gradient_rtol=1e-9,

@@ -227,20 +227,29 @@ RAW = RawOp(
         "aligned": (True, False),
     },
 )
+
+
+def shapes(*second):
+    """Of two maps, of which the first is right."""
+    return np.array([(3, 4, 5, 3)[: len(second)], second])
+
+
 RAW_GRADIENT = RawOp(
     name="roi_align",
-    op="kvision_roi_align_grad",
+    op="kvision_roi_align_gradient",
     inputs={
         "output_gradient": Input("batch num_boxes output_height output_width channels"),
         "boxes": BOXES,
         "levels": LEVELS,
         "spatial_scales": SCALES,
-        "shape_0": Input("4", feature_shape, "int64", specials=(-1, 0, 3)),
-        "shape_1": Input("4", feature_shape, "int64", specials=(-1, 0, 3)),
+        "feature_shapes": Input("2 4", feature_shape, "int64", specials=(-1, 0, 3)),
     },
-    lists={"feature_shapes": ("shape_0", "shape_1")},
-    # The shapes are data.
-    outputs={"gradient_0": Output("? ? ? ?"), "gradient_1": Output("? ? ? ?")},
+    # The sizes of the maps are data.
+    outputs={
+        "gradient_0": Output("batch ? ? channels"),
+        "gradient_1": Output("batch ? ? channels"),
+    },
+    arguments={"num_levels": 2},
     sizes={"height": 4, "width": 5},
     invalid=(
         *WRONG_BOXES,
@@ -254,14 +263,9 @@ RAW_GRADIENT = RawOp(
             "must be positive",
             static=False,
         ),
-        Invalid({"shape_1": np.array([3, 2, 2, 5])}, "`features` .* where channels is 3"),
-        Invalid({"shape_1": np.array([3, 2, 3])}, "must hold four sizes|must have shape"),
-        # Of a negative constant size TensorFlow speaks before the op, on Python 3.13.
-        Invalid(
-            {"shape_1": np.array([3, 2, -2, 3])},
-            "roi_align: |in tensor used for shape: -2",
-            by_tensorflow=True,
-        ),
+        Invalid({"feature_shapes": shapes(3, 2, 2, 5)}, "`feature_gradients` .* channels is 3"),
+        Invalid({"feature_shapes": shapes(3, 2, 3)}, "`feature_shapes` must have shape"),
+        Invalid({"feature_shapes": shapes(3, 2, -2, 3)}, "must hold no negative size", static=True),
     ),
     fuzzed_arguments={"sampling_ratio": (0, 1, 2, 128, 129, -1), "aligned": (True, False)},
 )
@@ -269,6 +273,7 @@ RAW_GRADIENT = RawOp(
 
 def kernels(inputs, arguments, output_gradients):
     features, boxes = inputs["features"], inputs["boxes"]
+    output_height, output_width = arguments["output_size"]
     common = {
         "boxes": boxes,
         "levels": np.zeros(boxes.shape[:2], "int32"),
@@ -276,10 +281,15 @@ def kernels(inputs, arguments, output_gradients):
         "sampling_ratio": arguments.get("sampling_ratio", 0),
         "aligned": arguments.get("aligned", True),
     }
-    forward = {"features": [features], "output_size": arguments["output_size"], **common}
+    forward = {
+        "features": [features],
+        "output_height": output_height,
+        "output_width": output_width,
+        **common,
+    }
     backward = {
         "output_gradient": output_gradients["output"],
-        "feature_sizes": [features.shape[1:3]],
+        "feature_shapes": [features.shape],
         **common,
     }
     return [

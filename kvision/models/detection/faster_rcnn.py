@@ -18,7 +18,7 @@ from kvision.models.detection.training_samples import (
     REGION_STREAM,
     sample_boxes,
 )
-from kvision.ops import multiscale_roi_align, native
+from kvision.ops import multiscale_roi_align
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -1,0 +1,94 @@
+"""XLA: what TensorFlow compiles gives what the native kernels give eagerly, and runs them."""
+
+import numpy as np
+
+from kvision.ops import native
+from kvision.testing import op_results
+from kvision.testing.op_refusals import changed, expect
+from kvision.testing.vjp import to_tensor
+
+_TOLERANCE = 1e-6
+
+
+def check_xla(contract, variant, dtype, sizes):
+    """Raises `AssertionError` unless XLA compiles native calls, with an eager call's results.
+
+    Values and the gradients to all differentiable inputs differ by no more than 1e-6 of the
+    greatest; integers are equal.
+
+    Args:
+        contract: `OpContract`.
+        variant: `Variant`.
+        dtype: What T is.
+        sizes: Size of every named axis.
+    """
+    arguments, watched = contract.arguments_of(variant), contract.differentiable(variant)
+    inputs = contract.draw(variant, sizes, dtype)
+    tensors = {name: to_tensor(value) for name, value in inputs.items()}
+    outputs = contract.call(tensors, arguments)
+    upstream = op_results.random_like(outputs)
+    function = op_results.outputs_and_gradients(contract, arguments, watched, upstream)
+    compiled = _compiled(function)
+    for found, wanted in zip(compiled(tensors), function(tensors), strict=True):
+        for name, value in wanted.items():
+            _check_close(f"{contract.name}: {name} in {dtype}", found[name], value)
+    if all(sizes.values()):  # XLA leaves out what computes nothing
+        _check_program(contract, compiled, tensors, watched)
+
+
+def check_xla_refusal(contract, variant):
+    """Raises `AssertionError` unless a call whose shapes depend on data is refused by name.
+
+    Args:
+        contract: `OpContract`.
+        variant: `Variant` that is not symbolic.
+    """
+    inputs = contract.draw(variant, contract.sizes_of(variant), contract.default_dtype)
+    _expect_refusal(contract, inputs, contract.arguments_of(variant), ValueError, "required")
+
+
+def check_xla_invalid(contract, invalid):
+    """Raises `AssertionError` unless an invalid call is refused as it is eagerly.
+
+    Args:
+        contract: `OpContract`.
+        invalid: `Invalid`.
+    """
+    inputs, arguments, _ = changed(contract, invalid)
+    _expect_refusal(contract, inputs, arguments, invalid.error, invalid.message)
+
+
+def _expect_refusal(contract, inputs, arguments, error, message):
+    compiled = _compiled(lambda tensors: contract.call(tensors, arguments))
+    expect(lambda: compiled(inputs), error, f"{contract.name}: .*{message}")
+
+
+def _compiled(function):
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def _check_close(label, found, wanted):
+    found, wanted = op_results.to_numpy(found), op_results.to_numpy(wanted)
+    assert found.shape == wanted.shape, label
+    tolerance = 0.0
+    if np.issubdtype(wanted.dtype, np.floating):
+        finite = np.abs(wanted[np.isfinite(wanted)])
+        tolerance = _TOLERANCE * float(np.max(finite, initial=0.0))
+    np.testing.assert_allclose(found, wanted, 0, tolerance, err_msg=label)
+
+
+def _check_program(contract, compiled, tensors, watched):
+    """That the compiled program calls the native kernels of the op, and those of its gradient."""
+    described = {op["name"] for op in native.module().ops()}
+    own = [contract.name] if contract.name in described else []
+    targets = list(own if contract.native_ops is None else contract.native_ops)
+    if watched:
+        targets += [f"{name}_gradient" for name in targets if f"{name}_gradient" in described]
+    program = compiled.experimental_get_compiler_ir(tensors)(stage="optimized_hlo")
+    for target in targets:
+        if f'custom_call_target="kvision_{target}"' not in program:
+            raise AssertionError(
+                f"{contract.name}: what XLA compiled does not call the native {target}."
+            )
