@@ -57,10 +57,8 @@ def check_raw_refusal(raw, invalid, where):
     if where == "eager":
         expect(lambda: call(to_tensor), refused, pattern)
     elif where != "graph":
-        jit_compile = where == "XLA" or None
-        hidden = tf.function(
-            lambda: call(of_unknown_shape), jit_compile=jit_compile, autograph=False
-        )
+        compiler = {"jit_compile": True} if where == "XLA" else {}
+        hidden = tf.function(lambda: call(of_unknown_shape), autograph=False, **compiler)
         expect(hidden, refused, pattern)
     else:
         traced = tf.function(lambda: call(to_tensor), autograph=False)

@@ -71,7 +71,8 @@ def _compiled(function):
 
 def _check_close(label, found, wanted):
     found, wanted = op_results.to_numpy(found), op_results.to_numpy(wanted)
-    assert found.shape == wanted.shape, label
+    if found.shape != wanted.shape:
+        raise AssertionError(f"{label}: should have shape {wanted.shape}, and has {found.shape}.")
     tolerance = 0.0
     if np.issubdtype(wanted.dtype, np.floating):
         finite = np.abs(wanted[np.isfinite(wanted)])

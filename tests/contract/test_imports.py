@@ -201,5 +201,5 @@ def test_sources_include_downwards(path):
                 assert deeper[0] == rest[0], f"{path.name}: one op includes another, {include}"
         elif target in FOREIGN:
             assert part in FOREIGN[target], f"{path.name} includes {include}"
-            # The interface is a header of C that no library stands behind; the rest is TensorFlow's.
+            # The interface is headers alone; the rest of XLA is TensorFlow's.
             assert part != "xla" or include.startswith("xla/ffi/api/")

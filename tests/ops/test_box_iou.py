@@ -152,7 +152,7 @@ def raw_ops(pairwise):
             *wrong,
             Invalid(
                 {"output_gradient": np.ones((3, 2, 2) if pairwise else (3, 2), "float32")},
-                "`output_gradient` must have shape",
+                "`boxes1` must have shape .* where num_boxes1 is 2 in `output_gradient`",
             ),
         ),
         **common,
