@@ -4,7 +4,6 @@ import pytest
 
 from kvision import layers, ops
 
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 FEATURES = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
 PYRAMID = {"P2": FEATURES, "P3": FEATURES[:, ::2, ::2]}
 # Coordinates that half precision cannot hold: 801.3 becomes 800 in bfloat16.
