@@ -74,21 +74,11 @@ def gradients(contract, inputs, arguments, upstream, watched):
     return found
 
 
-def random_like(outputs, seed=1):
-    """A random tensor for every floating one, such as the gradients that arrive, by name."""
-    rng = np.random.default_rng(seed)
-    return {
-        name: to_tensor(rounded(rng.normal(size=value.shape), value.dtype.name))
-        for name, value in outputs.items()
-        if value.dtype.is_floating
-    }
-
-
-def outputs_and_gradients(contract, arguments, watched, upstream=None):
+def outputs_and_gradients(contract, arguments, watched, random=False):
     """A function for graphs, from tensors to outputs and gradients, by name.
 
-    The gradients are those of the sum of the floating outputs, or what arrives at the outputs is
-    `upstream`, by their names.
+    The gradients are those of the sum of the floating outputs or, with `random`, of a sum weighted
+    by drawn numbers, the same in every call on tensors of the same shapes.
     """
     import tensorflow as tf
 
@@ -96,16 +86,20 @@ def outputs_and_gradients(contract, arguments, watched, upstream=None):
         with tf.GradientTape() as tape:
             tape.watch([inputs[name] for name in watched])
             outputs = contract.call(inputs, arguments)
-            floating = {n: value for n, value in outputs.items() if value.dtype.is_floating}
+            floating = [value for value in outputs.values() if value.dtype.is_floating]
         if not watched:
             return outputs, {}
         leaves = {name: inputs[name] for name in watched}
-        arriving = None if upstream is None else [upstream[name] for name in floating]
-        gradients = tape.gradient(list(floating.values()), leaves, arriving)
+        gradients = tape.gradient(floating, leaves, _weights(floating) if random else None)
         check_gradients_exist(contract, gradients)
         return outputs, {name: tf.convert_to_tensor(value) for name, value in gradients.items()}
 
     return function
+
+
+def _weights(tensors):
+    rng = np.random.default_rng(1)
+    return [to_tensor(rounded(rng.normal(size=t.shape), t.dtype.name)) for t in tensors]
 
 
 def check_gradients_exist(contract, gradients):

@@ -33,7 +33,7 @@ class OpTests:
     - `implementation`: the reference, the native kernel.
     - `variant`: of the table; of each raw op with `raw`.
     - `case`, `invalid`, `dtype`: of the table.
-    - `raw`, `raw_invalid`, `where`: the raw ops, what they refuse, eagerly and in graphs.
+    - `raw`, `raw_invalid`, `where`: the raw ops, what they refuse eagerly, in graphs, to XLA.
     - `unknown`, `empty`: the axis in question.
     - `regression`, `raw_regression`: calls once found by fuzzing.
     """
@@ -56,6 +56,7 @@ class OpTests:
             "test_xla": contract.compiles,
             "test_xla_dtype": contract.compiles,
             "test_xla_empty": contract.compiles,
+            "test_xla_changing_sizes": contract.compiles,
             "test_xla_invalid": contract.compiles,
         }
         for name, value in given.items():
@@ -143,6 +144,11 @@ class OpTests:
         with running("native"):
             sizes = op_sizes.emptied(sizes, empty)
             op_xla.check_xla(self.contract, called, self.contract.default_dtype, sizes)
+
+    def test_xla_changing_sizes(self, variant):
+        self._need_symbolic(variant)
+        with running("native"):
+            op_xla.check_xla_changing_sizes(self.contract, self.contract.variants[variant])
 
     def test_xla_invalid(self, invalid):
         with running("native"):

@@ -5,6 +5,8 @@ import numpy as np
 from kvision.ops import native
 from kvision.testing import op_results
 from kvision.testing.op_refusals import changed, expect
+from kvision.testing.op_shapes import signature
+from kvision.testing.op_sizes import emptied, empty_axes
 from kvision.testing.vjp import to_tensor
 
 _TOLERANCE = 1e-6
@@ -22,18 +24,36 @@ def check_xla(contract, variant, dtype, sizes):
         dtype: What T is.
         sizes: Size of every named axis.
     """
-    arguments, watched = contract.arguments_of(variant), contract.differentiable(variant)
     inputs = contract.draw(variant, sizes, dtype)
     tensors = {name: to_tensor(value) for name, value in inputs.items()}
-    outputs = contract.call(tensors, arguments)
-    upstream = op_results.random_like(outputs)
-    function = op_results.outputs_and_gradients(contract, arguments, watched, upstream)
+    function = op_results.outputs_and_gradients(
+        contract, contract.arguments_of(variant), contract.differentiable(variant), random=True
+    )
     compiled = _compiled(function)
-    for found, wanted in zip(compiled(tensors), function(tensors), strict=True):
-        for name, value in wanted.items():
-            _check_close(f"{contract.name}: {name} in {dtype}", found[name], value)
+    _check_same(f"{contract.name} in {dtype}", compiled, function, tensors)
     if all(sizes.values()):  # XLA leaves out what computes nothing
-        _check_program(contract, compiled, tensors, watched)
+        _check_program(contract, variant, compiled, tensors)
+
+
+def check_xla_changing_sizes(contract, variant):
+    """Raises `AssertionError` unless one trace of no sizes is compiled for every size.
+
+    Among them every axis of size 0.
+
+    Args:
+        contract: `OpContract`.
+        variant: `Variant`.
+    """
+    dtype, usual = contract.default_dtype, contract.sizes_of(variant)
+    function = op_results.outputs_and_gradients(
+        contract, contract.arguments_of(variant), contract.differentiable(variant)
+    )
+    specs = signature(contract, variant, dict.fromkeys(usual), dtype)
+    compiled = _compiled(function, input_signature=[specs])
+    for sizes in [usual, *(emptied(usual, empty) for empty in empty_axes(contract, variant))]:
+        inputs = contract.draw(variant, sizes, dtype)
+        tensors = {name: to_tensor(value) for name, value in inputs.items()}
+        _check_same(f"{contract.name} of {sizes}", compiled, function, tensors)
 
 
 def check_xla_refusal(contract, variant):
@@ -63,10 +83,18 @@ def _expect_refusal(contract, inputs, arguments, error, message):
     expect(lambda: compiled(inputs), error, f"{contract.name}: .*{message}")
 
 
-def _compiled(function):
+def _compiled(function, **options):
     import tensorflow as tf
 
-    return tf.function(function, jit_compile=True, autograph=False)
+    return tf.function(function, jit_compile=True, autograph=False, **options)
+
+
+def _check_same(label, compiled, function, tensors):
+    """That the outputs and gradients of both functions are the same."""
+    both = zip(("", "gradient of "), compiled(tensors), function(tensors), strict=True)
+    for kind, found, wanted in both:
+        for name, value in wanted.items():
+            _check_close(f"{label}: {kind}{name}", found[name], value)
 
 
 def _check_close(label, found, wanted):
@@ -80,12 +108,12 @@ def _check_close(label, found, wanted):
     np.testing.assert_allclose(found, wanted, 0, tolerance, err_msg=label)
 
 
-def _check_program(contract, compiled, tensors, watched):
+def _check_program(contract, variant, compiled, tensors):
     """That the compiled program calls the native kernels of the op, and those of its gradient."""
     described = {op["name"] for op in native.module().ops()}
     own = [contract.name] if contract.name in described else []
     targets = list(own if contract.native_ops is None else contract.native_ops)
-    if watched:
+    if contract.differentiable(variant):
         targets += [f"{name}_gradient" for name in targets if f"{name}_gradient" in described]
     program = compiled.experimental_get_compiler_ir(tensors)(stage="optimized_hlo")
     for target in targets:
