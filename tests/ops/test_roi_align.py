@@ -434,10 +434,9 @@ def test_a_level_out_of_range_gives_zeros_and_no_gradient():
     inputs = {
         **{name: inputs[name] for name in ("boxes", "levels", "spatial_scales")},
         "output_gradient": np.ones((2, 3, 2, 2, 3), "float32"),
-        "shape_0": np.array([2, 4, 4, 3]),
-        "shape_1": np.array([2, 2, 2, 3]),
+        "feature_shapes": np.array([(2, 4, 4, 3), (2, 2, 2, 3)]),
     }
-    gradients = RAW_GRADIENT.call(inputs, {})
+    gradients = RAW_GRADIENT.call(inputs, RAW_GRADIENT.arguments)
     sums = [float(np.sum(gradient)) for gradient in gradients.values()]
     assert sums == [12.0, 24.0]
 
