@@ -93,10 +93,10 @@ __global__ void __launch_bounds__(kThreads)
           best = iou;
           match = static_cast<int32_t>(first + i);
         }
-        if (attributes.allow_low_quality) {
+        if (attributes.allow_low_quality && __any_sync(kAllLanes, iou > 0.0f)) {
           // IoUs are not negative, so that their bits are ordered as they are.
           const unsigned most = __reduce_max_sync(kAllLanes, __float_as_uint(iou));
-          if (threadIdx.x % kWarp == 0 && most != 0) {
+          if (threadIdx.x % kWarp == 0) {
             atomicMax(tensors.highest + image * shape.num_boxes + first + i, most);
           }
         }

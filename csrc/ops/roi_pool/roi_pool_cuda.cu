@@ -6,6 +6,7 @@
 #include "common/channel_packs.cuh"
 #include "common/half.h"
 #include "common/launch.cuh"
+#include "common/listed_boxes.cuh"
 #include "ops/roi_pool/roi_pool.h"
 #include "ops/roi_pool/roi_pool_bins.h"
 
@@ -59,22 +60,31 @@ __global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
   StorePack<kPack>(cells, argmax + bin * channels + channel);
 }
 
-// The cells that all bins of a box cover together, so that a cell passes over most boxes by four
-// comparisons. A map has fewer than 2^31 cells.
-struct Reach {
-  int32_t first_row, end_row, first_column, end_column;
-};
+// A tile of cells of the map, which a block owns for some packs of channels going back.
+constexpr int kBackwardThreads = 256;
+constexpr int kLanes = 16;  // packs of channels
+constexpr int kTileSide = 4;
+static_assert(kTileSide * kTileSide * kLanes == kBackwardThreads);
+
+// The tiles between the first cell of the first bin of an axis and the last of the last.
+template <typename F>
+__device__ inline void ReachOfAxis(const RoiPoolAxis<F>& axis, int64_t bins, int32_t* first,
+                                   int32_t* end) {
+  const int64_t begin = axis.CellsOf(0).begin, stop = axis.CellsOf(bins - 1).end;
+  *first = static_cast<int32_t>(begin / kTileSide);
+  *end = begin < stop ? static_cast<int32_t>((stop - 1) / kTileSide + 1) : *first;
+}
 
 template <typename F>
 __global__ void ReachKernel(RoiPoolParameters parameters, const F* __restrict__ boxes,
-                            Reach* __restrict__ reaches, int64_t total) {
+                            TileReach* __restrict__ reaches, int64_t total) {
   const int64_t box = ThreadInGrid();
   if (box >= total) return;
   const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
-  reaches[box] = {static_cast<int32_t>(grid.rows.CellsOf(0).begin),
-                  static_cast<int32_t>(grid.rows.CellsOf(parameters.output_height - 1).end),
-                  static_cast<int32_t>(grid.columns.CellsOf(0).begin),
-                  static_cast<int32_t>(grid.columns.CellsOf(parameters.output_width - 1).end)};
+  TileReach reach;
+  ReachOfAxis(grid.rows, parameters.output_height, &reach.first_row, &reach.end_row);
+  ReachOfAxis(grid.columns, parameters.output_width, &reach.first_column, &reach.end_column);
+  reaches[box] = reach;
 }
 
 // The bins, in order, that may cover a cell: [first, end).
@@ -92,28 +102,28 @@ __device__ inline BinRange BinsNear(const RoiPoolAxis<F>& axis, int64_t cell, in
 }
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
+__global__ void __launch_bounds__(kBackwardThreads, 2)
     BackwardKernel(RoiPoolParameters parameters, const T* __restrict__ output_gradient,
                    const int32_t* __restrict__ argmax, const RoiPoolBox<T>* __restrict__ boxes,
-                   const Reach* __restrict__ reaches, T* __restrict__ feature_gradient,
-                   int64_t total) {
+                   const TileReach* __restrict__ reaches, T* __restrict__ feature_gradient,
+                   unsigned tile_rows, unsigned tile_columns, unsigned chunks) {
   using F = RoiPoolBox<T>;
-  const int64_t channels = parameters.channels, packs = channels / kPack;
-  const int64_t index = ThreadInGrid();
-  if (index >= total) return;
-  const int64_t channel = index % packs * kPack;
-  const int64_t cell_of_all = index / packs;
-  const int64_t image = cell_of_all / parameters.Cells();
-  const int32_t cell = static_cast<int32_t>(cell_of_all % parameters.Cells());
-  const int32_t y = static_cast<int32_t>(cell / parameters.width);
-  const int32_t x = static_cast<int32_t>(cell % parameters.width);
+  const int64_t channels = parameters.channels;
+  unsigned tile = blockIdx.x;
+  const unsigned tile_column = tile % tile_columns;
+  tile /= tile_columns;
+  const unsigned tile_row = tile % tile_rows;
+  tile /= tile_rows;
+  const int64_t image = tile / chunks;
+  const int64_t channel = (int64_t{tile % chunks} * kLanes + threadIdx.x % kLanes) * kPack;
+  const int own = threadIdx.x / kLanes;
+  const int64_t y = int64_t{tile_row} * kTileSide + own / kTileSide;
+  const int64_t x = int64_t{tile_column} * kTileSide + own % kTileSide;
+  const bool owns = channel < channels && y < parameters.height && x < parameters.width;
+  const int64_t cell = y * parameters.width + x;
   const int64_t first_box = image * parameters.num_boxes;
   F sums[kPack] = {};
-  for (int64_t box = first_box; box < first_box + parameters.num_boxes; ++box) {
-    const Reach reach = reaches[box];
-    if (y < reach.first_row || y >= reach.end_row || x < reach.first_column ||
-        x >= reach.end_column)
-      continue;
+  const auto add_box = [&](int64_t box) {
     const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
     const BinRange rows = BinsNear(grid.rows, y, parameters.output_height);
     const BinRange columns = BinsNear(grid.columns, x, parameters.output_width);
@@ -133,11 +143,19 @@ __global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
         }
       }
     }
-  }
+  };
+  VisitNearBoxes<kBackwardThreads>(
+      parameters.num_boxes,
+      [&](int64_t box) { return reaches[first_box + box].Holds(tile_row, tile_column); },
+      [&](const int64_t* list, int listed) {
+        for (int i = 0; i < listed && owns; ++i) add_box(first_box + list[i]);
+      });
+  if (!owns) return;
   Pack<T, kPack> result;
 #pragma unroll
   for (int k = 0; k < kPack; ++k) result.values[k] = FromFloat<T>(sums[k]);
-  StorePack<kPack>(result, feature_gradient + cell_of_all * channels + channel);
+  StorePack<kPack>(result,
+                   feature_gradient + (image * parameters.Cells() + cell) * channels + channel);
 }
 
 }  // namespace
@@ -162,7 +180,7 @@ const char* RoiPoolForwardCuda(const RoiPoolParameters& parameters, const T* fea
 }
 
 int64_t RoiPoolBackwardCudaWorkspace(const RoiPoolParameters& parameters) {
-  return parameters.batch * parameters.num_boxes * static_cast<int64_t>(sizeof(Reach));
+  return parameters.batch * parameters.num_boxes * static_cast<int64_t>(sizeof(TileReach));
 }
 
 template <typename T>
@@ -173,20 +191,24 @@ const char* RoiPoolBackwardCuda(const RoiPoolParameters& parameters, const T* ou
   if (total == 0) return nullptr;
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   const int64_t num_boxes = parameters.batch * parameters.num_boxes;
-  Reach* const reaches = static_cast<Reach*>(workspace);
+  TileReach* const reaches = static_cast<TileReach*>(workspace);
   if (num_boxes > 0) {
     ReachKernel<RoiPoolBox<T>>
         <<<BlocksFor(num_boxes, kPackThreads), kPackThreads, 0, cuda_stream>>>(parameters, boxes,
                                                                                reaches, num_boxes);
   }
-  const auto launch = [&](auto kernel, int64_t threads) {
-    kernel<<<BlocksFor(threads, kPackThreads), kPackThreads, 0, cuda_stream>>>(
-        parameters, output_gradient, argmax, boxes, reaches, feature_gradient, threads);
+  const auto launch = [&](auto kernel, int pack) {
+    const unsigned rows = BlocksFor(parameters.height, kTileSide);
+    const unsigned columns = BlocksFor(parameters.width, kTileSide);
+    const unsigned chunks = BlocksFor(parameters.channels, kLanes * pack);
+    kernel<<<BlocksFor(parameters.batch * chunks * rows * columns, 1), kBackwardThreads, 0,
+             cuda_stream>>>(parameters, output_gradient, argmax, boxes, reaches, feature_gradient,
+                            rows, columns, chunks);
   };
   if (Packs<kFullPack<T>>(parameters.channels, output_gradient, feature_gradient, argmax)) {
-    launch(BackwardKernel<T, kFullPack<T>>, total / kFullPack<T>);
+    launch(BackwardKernel<T, kFullPack<T>>, kFullPack<T>);
   } else {
-    launch(BackwardKernel<T, 1>, total);
+    launch(BackwardKernel<T, 1>, 1);
   }
   return LastCudaError();
 }
