@@ -7,9 +7,6 @@
 
 namespace kvision {
 
-// Boxes that are listed before they are visited; at least as many as the block has threads.
-constexpr int kMostListed = 512;
-
 // The rows and columns, of tiles of a map, that a box reaches. None if it ends before it begins.
 struct TileReach {
   int32_t first_row, end_row, first_column, end_column;
@@ -19,39 +16,47 @@ struct TileReach {
   }
 };
 
-// Calls `visit(list, number)` for the boxes [0, num_boxes) for which `near(box)` holds, in their
-// order, some at a time. All threads of the block, which has kNumThreads, take part; `visit` may
-// wait for them.
+// Calls `visit(first, list, number)` for the boxes [0, num_boxes) for which `near(box)` holds, in
+// their order, some at a time: they are first + list[i]. All threads of the block, which has
+// kNumThreads, take part; `visit` may wait for them.
 template <int kNumThreads, typename Near, typename Visit>
 __device__ inline void VisitNearBoxes(int64_t num_boxes, const Near& near, const Visit& visit) {
-  static_assert(kNumThreads <= kMostListed && kNumThreads % kWarp == 0);
   constexpr int kWarps = kNumThreads / kWarp;
-  __shared__ int64_t list[kMostListed];
-  __shared__ int number_of_warp[kWarps];
+  constexpr int kBoxes = kWarp / kWarps;  // of a thread: a warp has a lane for each of their counts
+  static_assert(kWarps * kBoxes == kWarp);
+  __shared__ int32_t list[kBoxes * kNumThreads];  // from `first` on
+  __shared__ int counts[kWarp];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  int listed = 0;
-  for (int64_t first = 0; first < num_boxes; first += kNumThreads) {
-    const int64_t box = first + threadIdx.x;
-    const bool is_near = box < num_boxes && near(box);
-    const unsigned votes = __ballot_sync(kAllLanes, is_near);
-    if (lane == 0) number_of_warp[warp] = __popc(votes);
-    __syncthreads();
-    int before = listed;
+  for (int64_t first = 0; first < num_boxes; first += kBoxes * kNumThreads) {
+    unsigned votes[kBoxes];
 #pragma unroll
-    for (int other = 0; other < kWarps; ++other) {
-      const int number = number_of_warp[other];
-      before += other < warp ? number : 0;
-      listed += number;
+    for (int k = 0; k < kBoxes; ++k) {
+      const int64_t box = first + k * kNumThreads + threadIdx.x;
+      votes[k] = __ballot_sync(kAllLanes, box < num_boxes && near(box));
+      if (lane == 0) counts[k * kWarps + warp] = __popc(votes[k]);
     }
-    if (is_near) list[before + __popc(votes & ((1u << lane) - 1))] = box;
     __syncthreads();
-    if (listed > kMostListed - kNumThreads) {
-      visit(list, listed);
-      listed = 0;
-      __syncthreads();
+    int end = counts[lane];
+    for (int distance = 1; distance < kWarp; distance *= 2) {
+      const int before = __shfl_up_sync(kAllLanes, end, distance);
+      if (lane >= distance) end += before;
     }
+    const int listed = __shfl_sync(kAllLanes, end, kWarp - 1);
+    if (listed == 0) {
+      __syncthreads();
+      continue;
+    }
+#pragma unroll
+    for (int k = 0; k < kBoxes; ++k) {
+      const int end_of_warp = __shfl_sync(kAllLanes, end, k * kWarps + warp);
+      if (votes[k] >> lane & 1) {
+        list[end_of_warp - __popc(votes[k] >> lane)] = k * kNumThreads + threadIdx.x;
+      }
+    }
+    __syncthreads();
+    visit(first, list, listed);
+    __syncthreads();
   }
-  if (listed > 0) visit(list, listed);
 }
 
 }  // namespace kvision

@@ -10,127 +10,28 @@
 #pragma once
 
 #include <algorithm>
-#include <cub/device/device_radix_sort.cuh>
 
 #include "common/launch.cuh"
 #include "common/suppression.h"
+#include "common/suppression_sets.cuh"
 
 namespace kvision {
 namespace {
 
-constexpr int kTile = 64;  // bits of a mask word, candidates of a scan step
-constexpr int kThreads = 256;
-constexpr int kChunk = 2048;  // candidates
-constexpr int kChunkTiles = kChunk / kTile;
 constexpr int kScanGroups = kThreads / kChunkTiles;  // threads that share a word of the chunk
 constexpr int kScanRows = kTile / kScanGroups;       // rows of a tile that each of them adds to it
-constexpr int64_t kMaskBytes = int64_t{256} << 20;
 
-inline int64_t NumTiles(int64_t size) { return (size + kTile - 1) / kTile; }
-
-// The boxes of one set, `stride` floats apart.
-struct BoxesOfSet {
-  const float* first;
-  int64_t stride;
-
-  __device__ Box operator[](int64_t index) const {
-    const float* box = first + index * stride;
-    return Box{box[0], box[1], box[2], box[3]};
-  }
-};
-
-// Set `s` holds the boxes of class `s % num_classes` of image `s / num_classes`.
-struct SuppressionSets {
-  const float* boxes;   // (batch, num_boxes, num_classes or 1, 4)
-  const float* scores;  // (batch, num_boxes, num_classes)
-  int64_t batch, num_boxes, num_classes;
-  bool shared_boxes;
-
-  __host__ __device__ int64_t Count() const { return batch * num_classes; }
-  __host__ __device__ int64_t Size() const { return Count() * num_boxes; }
-
-  __device__ BoxesOfSet BoxesOf(int64_t set) const {
-    const int64_t row = set / num_classes * num_boxes;
-    if (shared_boxes) return {boxes + row * 4, 4};
-    return {boxes + (row * num_classes + set % num_classes) * 4, num_classes * 4};
-  }
-  __device__ float ScoreAt(int64_t set, int64_t index) const {
-    return scores[(set / num_classes * num_boxes + index) * num_classes + set % num_classes];
-  }
-};
-
-// How far a set is settled.
-struct SuppressionProgress {
-  int32_t num_kept;
-  int32_t kept_of_chunk;  // of these, those of the chunk settled last
-};
-
-// Device memory of a run. `keys` and `values` come in pairs: what is sorted, and the result. All
-// else is that of the `sets_at_once` sets that are settled together.
-struct SuppressionWorkspace {
-  uint64_t* keys[2] = {};
-  int32_t* values[2] = {};
-  void* sort;
-  size_t sort_bytes;
-  int64_t sets_at_once;
-  uint64_t* mask;        // (sets, candidates of a chunk, tiles of a chunk)
-  uint64_t* suppressed;  // (sets, tiles): a bit for each candidate
-  SuppressionProgress* progress;
-  int32_t* kept;  // (sets, candidates of a chunk): places among the sorted
-  size_t bytes;
-
-  SuppressionWorkspace(const SuppressionSets& sets, void* memory) {
-    const int64_t size = sets.Size();
-    const int64_t chunk = std::min<int64_t>(kChunk, sets.num_boxes);
-    const int64_t set_mask = chunk * NumTiles(chunk) * sizeof(uint64_t);
-    sets_at_once = std::max<int64_t>(
-        1, std::min<int64_t>({sets.Count(), kMaskBytes / std::max<int64_t>(set_mask, 1), 65535}));
-    sort_bytes = 0;
-    cub::DeviceRadixSort::SortPairs(nullptr, sort_bytes, keys[0], keys[1], values[0], values[1],
-                                    size);
-    bytes = 0;
-    const auto take = [this, memory](size_t part) {
-      void* start = static_cast<char*>(memory) + bytes;
-      bytes += (part + 255) / 256 * 256;
-      return start;
-    };
-    for (uint64_t*& part : keys) part = static_cast<uint64_t*>(take(size * sizeof(uint64_t)));
-    for (int32_t*& part : values) part = static_cast<int32_t*>(take(size * sizeof(int32_t)));
-    sort = take(sort_bytes);
-    mask = static_cast<uint64_t*>(take(sets_at_once * set_mask));
-    suppressed = static_cast<uint64_t*>(
-        take(sets_at_once * NumTiles(sets.num_boxes) * sizeof(uint64_t)));
-    progress = static_cast<SuppressionProgress*>(take(sets_at_once * sizeof(SuppressionProgress)));
-    kept = static_cast<int32_t*>(take(sets_at_once * chunk * sizeof(int32_t)));
-  }
-
-  // Sorts pairs [0] into [1] by keys whose high halves are below `groups`.
-  void Sort(int64_t size, int64_t groups, cudaStream_t stream) {
-    int bits = 32;
-    while ((groups - 1) >> (bits - 32) != 0) ++bits;
-    cub::DeviceRadixSort::SortPairs(sort, sort_bytes, keys[0], keys[1], values[0], values[1], size,
-                                    0, bits, stream);
-  }
-};
-
-__global__ void ScoreKeysKernel(SuppressionSets sets, float score_threshold, uint64_t* keys,
-                                int32_t* values) {
-  const int64_t i = ThreadInGrid();
-  if (i >= sets.Size()) return;
-  const int64_t set = i / sets.num_boxes;
-  const int64_t index = i % sets.num_boxes;
-  keys[i] = static_cast<uint64_t>(set) << 32 | ScoreKey(sets.ScoreAt(set, index), score_threshold);
-  values[i] = static_cast<int32_t>(index);
-}
-
-// What Overlap says. The quotient is computed only where it may be equal to the threshold or near
-// it, for a division costs as much as all the rest.
+// What Overlap says, by fewer steps. A minimum passes over NaN, but a box that has one has an
+// infinite area, which overlaps nothing. The quotient is computed only where it may be equal to the
+// threshold or near it, for a division costs as much as all the rest.
 __device__ inline bool OverlapOnDevice(const Box& a, float area_a, const Box& b, float area_b,
                                        float iou_threshold) {
-  const float inter = Intersection(a, b);
-  if (!(inter > 0.0f)) return false;
+  const float width = fminf(a.x2, b.x2) - fmaxf(a.x1, b.x1);
+  const float height = fminf(a.y2, b.y2) - fmaxf(a.y1, b.y1);
+  if (!(width > 0.0f && height > 0.0f)) return false;
+  const float inter = Product(width, height);
   const float area_union = area_a + area_b - inter;
-  const float bound = iou_threshold * area_union;
+  const float bound = Product(iou_threshold, area_union);
   if (bound > 1e-30f) {
     if (inter < 0.9999f * bound) return false;
     if (inter > 1.0001f * bound) return true;
@@ -226,8 +127,8 @@ __global__ void __launch_bounds__(kTile) OverlapMaskKernel(ChunkOfSets chunks) {
 }
 
 __device__ inline uint64_t Ballot64(bool low, bool high) {
-  return __ballot_sync(kAllLanes, low) |
-         static_cast<uint64_t>(__ballot_sync(kAllLanes, high)) << kWarp;
+  return __ballot_sync(kAllLanes, low) | static_cast<uint64_t>(__ballot_sync(kAllLanes, high))
+                                             << kWarp;
 }
 
 // Which of 64 candidates are kept, for one warp: `alive` are those not suppressed before, and a
@@ -238,9 +139,8 @@ __device__ inline uint64_t KeptOfTile(uint64_t alive, uint64_t earlier_of_low,
   const uint64_t low = uint64_t{1} << (threadIdx.x % kWarp), high = low << kWarp;
   uint64_t undecided = alive, kept = 0;
   while (undecided != 0) {
-    const uint64_t now =
-        Ballot64((undecided & low) != 0 && (earlier_of_low & undecided) == 0,
-                 (undecided & high) != 0 && (earlier_of_high & undecided) == 0);
+    const uint64_t now = Ballot64((undecided & low) != 0 && (earlier_of_low & undecided) == 0,
+                                  (undecided & high) != 0 && (earlier_of_high & undecided) == 0);
     kept |= now;
     undecided &= ~now;
     undecided &= ~Ballot64((earlier_of_low & now) != 0, (earlier_of_high & now) != 0);
@@ -292,6 +192,16 @@ __global__ void __launch_bounds__(kThreads) ScanKernel(ChunkOfSets chunks, Resul
       alive &= (uint64_t{1} << (candidates - tile * kTile)) - 1;
     }
     if (alive == 0) continue;
+    // Read before it is known which are needed, so that warps that wait for the decision do so.
+    const int word = threadIdx.x % kChunkTiles;
+    const int first_row = threadIdx.x / kChunkTiles * kScanRows;
+    const bool adds = word > tile && word < num_tiles;
+    uint64_t rows[kScanRows];
+#pragma unroll
+    for (int i = 0; i < kScanRows; ++i) {
+      const int64_t row = tile * kTile + first_row + i;
+      rows[i] = adds && row < size ? chunk.MaskOf(row)[word] : 0;
+    }
     if (decides) {
       uint64_t kept = KeptOfTile(alive, earlier_of_low, earlier_of_high);
       while (__popcll(kept) > chunk.max_kept - num_kept) {
@@ -309,17 +219,13 @@ __global__ void __launch_bounds__(kThreads) ScanKernel(ChunkOfSets chunks, Resul
                   static_cast<uint32_t>(chunk.keys[place]));
     }
     num_kept += __popcll(kept);
-    const int word = threadIdx.x % kChunkTiles;
-    if (word > tile && word < num_tiles) {
-      const int first_row = threadIdx.x / kChunkTiles * kScanRows;
-      uint64_t bits = 0;
+    uint64_t bits = 0;
 #pragma unroll
-      for (int i = 0; i < kScanRows; ++i) {
-        if (kept >> (first_row + i) & 1) bits |= chunk.MaskOf(tile * kTile + first_row + i)[word];
-      }
-      if (bits != 0) {
-        atomicOr(reinterpret_cast<unsigned long long*>(&suppressed[word]), bits);
-      }
+    for (int i = 0; i < kScanRows; ++i) bits |= kept >> (first_row + i) & 1 ? rows[i] : 0;
+    if (adds && bits != 0) {
+      unsigned* const halves = reinterpret_cast<unsigned*>(&suppressed[word]);
+      atomicOr(halves, static_cast<unsigned>(bits));
+      atomicOr(halves + 1, static_cast<unsigned>(bits >> 32));
     }
   }
   if (threadIdx.x == 0) {
@@ -361,14 +267,6 @@ __global__ void __launch_bounds__(kThreads) SuppressLaterKernel(ChunkOfSets chun
     atomicOr(reinterpret_cast<unsigned long long*>(&chunk.suppressed[place / kTile]),
              static_cast<unsigned long long>(bits) << (place % kTile));
   }
-}
-
-// Sorts the candidates of every set. Afterwards keys[0] and values[0] are free.
-void SortCandidates(const SuppressionSets& sets, float score_threshold,
-                    SuppressionWorkspace& workspace, cudaStream_t stream) {
-  ScoreKeysKernel<<<BlocksFor(sets.Size(), kThreads), kThreads, 0, stream>>>(
-      sets, score_threshold, workspace.keys[0], workspace.values[0]);
-  workspace.Sort(sets.Size(), sets.Count(), stream);
 }
 
 // Tells `result` what each set keeps of its sorted candidates.

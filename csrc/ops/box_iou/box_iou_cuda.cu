@@ -14,7 +14,10 @@ namespace kvision {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kRows = 32;  // of the matrix, that a block of the forward pass writes
+// Of the matrix, that a block and a thread of the forward pass write.
+constexpr int kRows = 32;
+template <typename F>
+constexpr int kColumnsOf = sizeof(F) == 8 ? 2 : 4;
 constexpr int kSecondThreads = 512;
 
 template <typename F>
@@ -28,9 +31,8 @@ __device__ inline device::IouBox<F> ReadBox(const F* boxes, int64_t index, bool 
 }
 
 template <IouKind kKind, typename F>
-__global__ void ElementwiseForwardKernel(const F* __restrict__ boxes1,
-                                         const F* __restrict__ boxes2, F* __restrict__ output,
-                                         int64_t total) {
+__global__ void ElementwiseForwardKernel(const F* __restrict__ boxes1, const F* __restrict__ boxes2,
+                                         F* __restrict__ output, int64_t total) {
   constexpr bool kAngle = kKind == IouKind::kCiou;
   const int64_t i = ThreadInGrid();
   if (i >= total) return;
@@ -38,27 +40,40 @@ __global__ void ElementwiseForwardKernel(const F* __restrict__ boxes1,
       device::IouPair<kKind, F>(ReadBox(boxes1, i, kAngle), ReadBox(boxes2, i, kAngle)).Value();
 }
 
-// A thread a box of boxes2, a block kRows boxes of boxes1.
+// A thread a few boxes of boxes2, kThreads apart; a block kRows boxes of boxes1.
 template <IouKind kKind, typename F>
 __global__ void __launch_bounds__(kThreads)
     PairwiseForwardKernel(BoxIouParameters p, const F* __restrict__ boxes1,
                           const F* __restrict__ boxes2, F* __restrict__ output,
                           unsigned column_blocks, unsigned row_blocks) {
   constexpr bool kAngle = kKind == IouKind::kCiou;
+  constexpr int kColumns = kColumnsOf<F>;
   __shared__ device::IouBox<F> rows[kRows];
   const int64_t image = blockIdx.x / column_blocks / row_blocks;
   const int64_t first_row = int64_t{blockIdx.x / column_blocks % row_blocks} * kRows;
-  const int64_t column = int64_t{blockIdx.x % column_blocks} * kThreads + threadIdx.x;
+  const int64_t first_column =
+      int64_t{blockIdx.x % column_blocks} * (kThreads * kColumns) + threadIdx.x;
   const int num_rows = static_cast<int>(min(int64_t{kRows}, p.num_boxes1 - first_row));
   if (threadIdx.x < num_rows) {
     rows[threadIdx.x] = ReadBox(boxes1, image * p.num_boxes1 + first_row + threadIdx.x, kAngle);
   }
   __syncthreads();
-  if (column >= p.num_boxes2) return;
-  const device::IouBox<F> own = ReadBox(boxes2, image * p.num_boxes2 + column, kAngle);
-  F* to = output + (image * p.num_boxes1 + first_row) * p.num_boxes2 + column;
-  for (int row = 0; row < num_rows; ++row) {
-    to[row * p.num_boxes2] = device::IouPair<kKind, F>(rows[row], own).Value();
+  device::IouBox<F> own[kColumns] = {};
+#pragma unroll
+  for (int k = 0; k < kColumns; ++k) {
+    const int64_t column = first_column + k * kThreads;
+    if (column < p.num_boxes2) own[k] = ReadBox(boxes2, image * p.num_boxes2 + column, kAngle);
+  }
+  F* to = output + (image * p.num_boxes1 + first_row) * p.num_boxes2 + first_column;
+  for (int row = 0; row < num_rows; ++row, to += p.num_boxes2) {
+    const device::IouBox<F> box = rows[row];
+    F values[kColumns];
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) values[k] = device::IouPair<kKind, F>(box, own[k]).Value();
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+      if (first_column + k * kThreads < p.num_boxes2) to[k * kThreads] = values[k];
+    }
   }
 }
 
@@ -106,7 +121,7 @@ __global__ void FirstBackwardKernel(BoxIouParameters p, const F* __restrict__ up
 
 // A lane a box of boxes2; the warps of a block share boxes1 out among them.
 template <IouKind kKind, typename F>
-__global__ void __launch_bounds__(kSecondThreads)
+__global__ void __launch_bounds__(kSecondThreads, 1)
     SecondBackwardKernel(BoxIouParameters p, const F* __restrict__ upstream,
                          const F* __restrict__ boxes1, const F* __restrict__ boxes2,
                          F* __restrict__ gradient) {
@@ -161,11 +176,11 @@ const char* BoxIouForwardCuda(const BoxIouParameters& p, const F* boxes1, const 
   WithKind(p.kind, [&](auto kind) {
     constexpr IouKind kKind = decltype(kind)::value;
     if (!p.pairwise) {
-      ElementwiseForwardKernel<kKind, F><<<BlocksFor(total, kThreads), kThreads, 0, cuda_stream>>>(
-          boxes1, boxes2, output, total);
+      ElementwiseForwardKernel<kKind, F>
+          <<<BlocksFor(total, kThreads), kThreads, 0, cuda_stream>>>(boxes1, boxes2, output, total);
       return;
     }
-    const unsigned column_blocks = BlocksFor(p.num_boxes2, kThreads);
+    const unsigned column_blocks = BlocksFor(p.num_boxes2, kThreads * kColumnsOf<F>);
     const unsigned row_blocks = BlocksFor(p.num_boxes1, kRows);
     PairwiseForwardKernel<kKind, F>
         <<<BlocksFor(p.batch * column_blocks * row_blocks, 1), kThreads, 0, cuda_stream>>>(
@@ -194,9 +209,8 @@ const char* BoxIouBackwardCuda(const BoxIouParameters& p, const F* output_gradie
               p, output_gradient, boxes1, boxes2, gradient1);
     }
     if (total2 > 0) {
-      SecondBackwardKernel<kKind, F>
-          <<<BlocksFor(total2, kWarp), kSecondThreads, 0, cuda_stream>>>(
-              p, output_gradient, boxes1, boxes2, gradient2);
+      SecondBackwardKernel<kKind, F><<<BlocksFor(total2, kWarp), kSecondThreads, 0, cuda_stream>>>(
+          p, output_gradient, boxes1, boxes2, gradient2);
     }
   });
   return LastCudaError();
