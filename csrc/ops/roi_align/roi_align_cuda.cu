@@ -12,7 +12,7 @@
 namespace kvision {
 namespace {
 
-// A warp owns a bin for as many packs of channels as it has lanes.
+// `lanes` threads of a warp own a bin, a pack of channels each.
 constexpr int kThreads = 128;
 
 // As many as leave each thread the registers that it needs.
@@ -21,7 +21,7 @@ constexpr int kBlocksOnSm = sizeof(T) == 4   ? 6
                             : sizeof(T) == 2 ? 5
                                              : 4;
 
-// 16 bytes.
+// 16 bytes of any type.
 template <typename T>
 constexpr int kWidePack = 16 / sizeof(T);
 
@@ -112,16 +112,16 @@ __global__ void __launch_bounds__(kThreads, kBlocksOnSm<T>)
     ForwardKernel(const __grid_constant__ RoiAlignParameters parameters,
                   const __grid_constant__ Levels<const T> levels,
                   const AccumulatorOf<T>* __restrict__ boxes,
-                  const int32_t* __restrict__ box_levels, T* __restrict__ output, unsigned chunks) {
+                  const int32_t* __restrict__ box_levels, T* __restrict__ output, unsigned lanes,
+                  unsigned chunks) {
   using F = AccumulatorOf<T>;
-  constexpr int kBinsAtOnce = kThreads / kWarp;
   __shared__ AxisTaps<F> row_taps, column_taps;
   __shared__ RoiAlignGrid<F> grid;
   const unsigned num_boxes = static_cast<unsigned>(parameters.num_boxes);
   const int64_t image = blockIdx.x / num_boxes / chunks;
   const int64_t box = image * num_boxes + blockIdx.x % num_boxes;
   const unsigned chunk = blockIdx.x / num_boxes % chunks;
-  const int64_t channel = (int64_t{chunk} * kWarp + threadIdx.x % kWarp) * kPack;
+  const int64_t channel = (int64_t{chunk} * lanes + threadIdx.x % lanes) * kPack;
   const int height = static_cast<int>(parameters.output_height);
   const int width = static_cast<int>(parameters.output_width);
   const bool adaptive = parameters.sampling_ratio == 0;
@@ -155,11 +155,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksOnSm<T>)
   T* to = output + box * height * width * parameters.channels + channel;
   // Each bin of this warp: `sum(row, column, sums)`.
   const auto for_bins = [&](const auto& sum) {
-    for (int64_t bin = threadIdx.x / kWarp; bin < int64_t{height} * width; bin += kBinsAtOnce) {
-      const int row = static_cast<int>(static_cast<unsigned>(bin) / static_cast<unsigned>(width));
+    const unsigned bins = static_cast<unsigned>(height * width);
+    for (unsigned bin = threadIdx.x / lanes; bin < bins; bin += kThreads / lanes) {
+      const int row = static_cast<int>(bin / static_cast<unsigned>(width));
       F sums[kPack] = {};
       sum(row, static_cast<int>(bin) - row * width, sums);
-      StoreSums<kPack>(sums, to + bin * parameters.channels);
+      StoreSums<kPack>(sums, to + int64_t{bin} * parameters.channels);
     }
   };
   // A sum for each row of the map, so that none has many terms.
@@ -212,9 +213,10 @@ const char* RoiAlignForwardCuda(const RoiAlignParameters& parameters,
     return nullptr;
   }
   const auto launch = [&](auto kernel, int pack) {
-    const unsigned chunks = BlocksFor(parameters.channels, kWarp * pack);
+    const unsigned lanes = LanesFor(parameters.channels / pack);
+    const unsigned chunks = BlocksFor(parameters.channels, int64_t{lanes} * pack);
     kernel<<<BlocksFor(num_boxes * chunks, 1), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        parameters, list, boxes, box_levels, output, chunks);
+        parameters, list, boxes, box_levels, output, lanes, chunks);
   };
   constexpr int kPack = kWidePack<T>;
   if (std::all_of(levels.begin(), levels.end(), [&](const RoiAlignLevel<const T>& level) {

@@ -13,21 +13,21 @@
 namespace kvision {
 namespace {
 
-// Going forward a block owns the bins of a box for a warp of packs of channels, a warp a bin.
+// Going forward a block owns the bins of a box for some packs of channels, `lanes` threads a bin.
 // Blocks run in the order of these channels within an image, whose map is then read from the cache
 // again.
 template <typename T, int kPack>
 __global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
     ForwardKernel(RoiPoolParameters parameters, const T* __restrict__ features,
                   const RoiPoolBox<T>* __restrict__ boxes, T* __restrict__ output,
-                  int32_t* __restrict__ argmax, unsigned chunks) {
+                  int32_t* __restrict__ argmax, unsigned lanes, unsigned chunks) {
   using F = RoiPoolBox<T>;
   __shared__ RoiPoolGrid<F> grid;
   const int64_t channels = parameters.channels;
   const unsigned num_boxes = static_cast<unsigned>(parameters.num_boxes);
   const int64_t image = blockIdx.x / num_boxes / chunks;
   const int64_t box = image * num_boxes + blockIdx.x % num_boxes;
-  const int64_t pack = int64_t{blockIdx.x / num_boxes % chunks} * kWarp + threadIdx.x % kWarp;
+  const int64_t pack = int64_t{blockIdx.x / num_boxes % chunks} * lanes + threadIdx.x % lanes;
   if (threadIdx.x == 0) grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
   __syncthreads();
   if (pack * kPack >= channels) return;
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
   const int64_t box_bins = parameters.output_height * parameters.output_width;
   const T* const map = features + image * parameters.Cells() * channels + pack * kPack;
   const int64_t offset = box * box_bins * channels + pack * kPack;
-  for (int64_t bin = threadIdx.x / kWarp; bin < box_bins; bin += kPackThreads / kWarp) {
+  for (int64_t bin = threadIdx.x / lanes; bin < box_bins; bin += kPackThreads / lanes) {
     const RoiPoolCells rows = grid.rows.CellsOf(bin / parameters.output_width);
     const RoiPoolCells columns = grid.columns.CellsOf(bin % parameters.output_width);
     const bool empty = rows.begin >= rows.end || columns.begin >= columns.end;
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
 }
 
 // Going back a block owns a tile of the map for some channels, a thread one channel of it.
-constexpr int kBackwardThreads = 128;
+constexpr int kBackwardThreads = 64;
 template <typename F>
 constexpr int kTileRowsOf = sizeof(F) == 8 ? 4 : 8;
 constexpr int kTileColumns = 8;
@@ -220,10 +220,11 @@ const char* RoiPoolForwardCuda(const RoiPoolParameters& parameters, const T* fea
   const int64_t total = parameters.batch * parameters.Bins() * parameters.channels;
   if (total == 0) return nullptr;
   const auto launch = [&](auto kernel, int pack) {
-    const unsigned chunks = BlocksFor(parameters.channels, kWarp * pack);
+    const unsigned lanes = LanesFor(parameters.channels / pack);
+    const unsigned chunks = BlocksFor(parameters.channels, int64_t{lanes} * pack);
     kernel<<<BlocksFor(parameters.batch * parameters.num_boxes * chunks, 1), kPackThreads, 0,
              static_cast<cudaStream_t>(stream)>>>(parameters, features, boxes, output, argmax,
-                                                  chunks);
+                                                  lanes, chunks);
   };
   if (Packs<kFullPack<T>>(parameters.channels, features, output, argmax)) {
     launch(ForwardKernel<T, kFullPack<T>>, kFullPack<T>);
