@@ -11,10 +11,12 @@ import re
 import sys
 
 from kvision.ops import native
-from kvision.testing import op_results
+from kvision.testing import op_results, op_xla
 from kvision.testing.fuzz_case import build, cases
 from kvision.testing.op_refusals import of_unknown_shape
 from kvision.testing.op_saved_model import serving_process
+from kvision.testing.op_signature import ANY
+from kvision.testing.vjp import to_tensor
 
 _EXAMPLES = 40
 _SECONDS = 120
@@ -42,6 +44,37 @@ def check_function(contract, case):
         op_results.check_agreement(
             contract, found["native"], found["reference"], inputs, case.dtype
         )
+
+
+def check_under_xla(contract, case):
+    """Raises `AssertionError` unless XLA gives what an eager call gives, and refuses what it does.
+
+    A result of a size that depends on data is refused too.
+
+    Args:
+        contract: `OpContract`.
+        case: `FuzzCase`.
+    """
+    import tensorflow as tf
+
+    inputs, arguments, promised = build(contract, case)
+    tensors = {name: to_tensor(value) for name, value in inputs.items()}
+
+    def call(tensors):
+        return contract.call(tensors, arguments)
+
+    compiled = tf.function(call, jit_compile=True, autograph=False)
+    found = _outcome(contract, lambda: compiled(tensors))
+    wanted = _outcome(contract, lambda: call(tensors))
+    if any(ANY in shape for shape, _ in promised.values()):
+        wanted = None
+    if found is None or wanted is None:
+        if found is not wanted:
+            does = "refuses" if found is None else "takes"
+            raise AssertionError(f"{contract.name}: XLA {does} what an eager call does not.")
+        return
+    for name, value in wanted.items():
+        op_xla.check_close(f"{contract.name}: `{name}`", found[name], value)
 
 
 def check_raw_op(raw, case):
@@ -89,15 +122,15 @@ def explore(contract, check, level):
     Args:
         contract: `OpContract` or `RawOp`.
         check: Function of a `FuzzCase`.
-        level: `"function"`, `"raw op"` or `"SavedModel"`.
+        level: `"function"`, `"raw op"`, `"SavedModel"` or `"XLA"`.
     """
     import hypothesis
 
     wanted = os.environ.get("KVISION_FUZZ")
+    every_shape_is_compiled = level == "XLA" or not op_results.on_tensorflow()
 
     @hypothesis.settings(
-        # Every shape is a compilation on JAX, and there is no native kernel to compare with.
-        max_examples=max(int(wanted or _EXAMPLES) // (1 if op_results.on_tensorflow() else 5), 1),
+        max_examples=max(int(wanted or _EXAMPLES) // (5 if every_shape_is_compiled else 1), 1),
         derandomize=wanted is None,
         deadline=None,
         database=None,

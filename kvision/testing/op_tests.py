@@ -58,6 +58,7 @@ class OpTests:
             "test_xla_empty": contract.compiles,
             "test_xla_changing_sizes": contract.compiles,
             "test_xla_invalid": contract.compiles,
+            "test_fuzz_xla": contract.compiles,
         }
         for name, value in given.items():
             if not value:
@@ -127,7 +128,7 @@ class OpTests:
 
     def test_xla(self, variant):
         called, sizes = self._variant(variant)
-        with running("native"):
+        with _under_xla():
             if called.symbolic:
                 op_xla.check_xla(self.contract, called, self.contract.default_dtype, sizes)
             else:
@@ -135,23 +136,23 @@ class OpTests:
 
     def test_xla_dtype(self, dtype):
         called, sizes = self._variant(next(iter(self.contract.variants)))
-        with running("native"):
+        with _under_xla():
             op_xla.check_xla(self.contract, called, dtype, sizes)
 
     def test_xla_empty(self, variant, empty):
         self._need_symbolic(variant)
         called, sizes = self._variant(variant)
-        with running("native"):
+        with _under_xla():
             sizes = op_sizes.emptied(sizes, empty)
             op_xla.check_xla(self.contract, called, self.contract.default_dtype, sizes)
 
     def test_xla_changing_sizes(self, variant):
         self._need_symbolic(variant)
-        with running("native"):
+        with _under_xla():
             op_xla.check_xla_changing_sizes(self.contract, self.contract.variants[variant])
 
     def test_xla_invalid(self, invalid):
-        with running("native"):
+        with _under_xla():
             op_xla.check_xla_invalid(self.contract, self.contract.invalid[invalid])
 
     def test_saved_model(self, variant):
@@ -170,6 +171,11 @@ class OpTests:
         with _native_if_on_tensorflow():
             check = functools.partial(op_fuzz.check_function, self.contract)
             op_fuzz.explore(self.contract, check, "function")
+
+    def test_fuzz_xla(self):
+        with _under_xla():
+            check = functools.partial(op_fuzz.check_under_xla, self.contract)
+            op_fuzz.explore(self.contract, check, "XLA")
 
     def test_fuzz_raw(self, raw):
         with running("native"):
@@ -208,6 +214,11 @@ def _save(tests):
     folder = tempfile.TemporaryDirectory(prefix="kvision_")
     op_saved_model.save(tests.contract, folder.name)
     return folder, Path(folder.name)
+
+
+def _under_xla():
+    _need_tensorflow("it is TensorFlow's way to XLA")
+    return running("native")
 
 
 def _native_if_on_tensorflow():

@@ -78,6 +78,24 @@ def check_xla_invalid(contract, invalid):
     _expect_refusal(contract, inputs, arguments, invalid.error, invalid.message)
 
 
+def check_close(label, found, wanted):
+    """Raises `AssertionError` unless a compiled result is the eager one.
+
+    Args:
+        label: What it is, for the message.
+        found: Tensor.
+        wanted: Tensor.
+    """
+    found, wanted = op_results.to_numpy(found), op_results.to_numpy(wanted)
+    if found.shape != wanted.shape:
+        raise AssertionError(f"{label}: should have shape {wanted.shape}, and has {found.shape}.")
+    tolerance = 0.0
+    if np.issubdtype(wanted.dtype, np.floating):
+        finite = np.abs(wanted[np.isfinite(wanted)])
+        tolerance = _TOLERANCE * float(np.max(finite, initial=0.0))
+    np.testing.assert_allclose(found, wanted, 0, tolerance, err_msg=label)
+
+
 def _expect_refusal(contract, inputs, arguments, error, message):
     compiled = _compiled(lambda tensors: contract.call(tensors, arguments))
     expect(lambda: compiled(inputs), error, f"{contract.name}: .*{message}")
@@ -94,18 +112,7 @@ def _check_same(label, compiled, function, tensors):
     both = zip(("", "gradient of "), compiled(tensors), function(tensors), strict=True)
     for kind, found, wanted in both:
         for name, value in wanted.items():
-            _check_close(f"{label}: {kind}{name}", found[name], value)
-
-
-def _check_close(label, found, wanted):
-    found, wanted = op_results.to_numpy(found), op_results.to_numpy(wanted)
-    if found.shape != wanted.shape:
-        raise AssertionError(f"{label}: should have shape {wanted.shape}, and has {found.shape}.")
-    tolerance = 0.0
-    if np.issubdtype(wanted.dtype, np.floating):
-        finite = np.abs(wanted[np.isfinite(wanted)])
-        tolerance = _TOLERANCE * float(np.max(finite, initial=0.0))
-    np.testing.assert_allclose(found, wanted, 0, tolerance, err_msg=label)
+            check_close(f"{label}: {kind}{name}", found[name], value)
 
 
 def _check_program(contract, variant, compiled, tensors):

@@ -168,6 +168,21 @@ def test_another_gradient_under_xla():
     fails(lambda: check_xla(spoil=other), "in float32: gradient of values")
 
 
+def test_generated_calls_under_xla():
+    case = FuzzCase(sizes={"rows": 2, "columns": 2})
+    op_fuzz.check_under_xla(make(), case)
+    other = make(spoilt("sums", lambda sums: sums * (1 + 2e-6 * native.traced_for_xla())))
+    fails(lambda: op_fuzz.check_under_xla(other, case), "`sums`")
+
+    def refuse_xla(values, weights, scale):
+        if native.traced_for_xla():
+            raise ValueError("sum: not under XLA")
+
+    fails(lambda: op_fuzz.check_under_xla(make(check=refuse_xla), case), "XLA refuses what")
+    of_data = make(outputs={"sums": Output("?"), "count": Output("", "int32")})
+    fails(lambda: op_fuzz.check_under_xla(of_data, case), "XLA takes what")
+
+
 def test_a_program_without_the_native_call():
     fails(lambda: check_xla(native_ops=("nms",)), "does not call the native nms")
 
