@@ -77,7 +77,7 @@ def check_under_xla(contract, case):
         op_xla.check_close(f"{contract.name}: `{name}`", found[name], value)
 
 
-def check_raw_op(raw, case):
+def check_raw_op(raw, case, **options):
     """Raises `AssertionError` unless a generated call of a raw op ends as promised, in a graph.
 
     Only the kernel sees the shapes.
@@ -85,6 +85,7 @@ def check_raw_op(raw, case):
     Args:
         raw: `RawOp`.
         case: `FuzzCase`.
+        **options: Of `tf.function`, such as `jit_compile`.
     """
     import tensorflow as tf
 
@@ -94,7 +95,8 @@ def check_raw_op(raw, case):
         hidden = {name: of_unknown_shape(value) for name, value in inputs.items()}
         return raw.call(hidden, attributes)
 
-    outputs = _outcome(raw, lambda: tf.function(call, autograph=False).get_concrete_function()())
+    graph = tf.function(call, autograph=False, **options)
+    outputs = _outcome(raw, lambda: graph.get_concrete_function()())
     if outputs is not None:
         _check_outcome(raw, case, outputs, promised)
 

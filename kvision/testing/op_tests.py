@@ -50,6 +50,7 @@ class OpTests:
             "test_raw_static_shape": contract.raw,
             "test_raw_invalid": contract.raw,
             "test_fuzz_raw": contract.raw,
+            "test_fuzz_raw_xla": contract.compiles and contract.raw,
             "test_raw_regression": [case for raw in contract.raw for case in raw.regressions],
             "test_threads": contract.kernels,
             "test_instruction_sets": contract.kernels,
@@ -180,6 +181,11 @@ class OpTests:
     def test_fuzz_raw(self, raw):
         with running("native"):
             op_fuzz.explore(raw, functools.partial(op_fuzz.check_raw_op, raw), "raw op")
+
+    def test_fuzz_raw_xla(self, raw):
+        with _under_xla():
+            check = functools.partial(op_fuzz.check_raw_op, raw, jit_compile=True)
+            op_fuzz.explore(raw, check, "raw op")
 
     def test_fuzz_saved_model(self):
         with running("native"):
