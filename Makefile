@@ -54,6 +54,10 @@ test-jax test-torch: test-%: $(BACKENDS)/%/bin/python
 		KVISION_DATA=$(or $(KVISION_DATA),$(abspath ../shared/data)) KERAS_BACKEND=$* KVISION_REQUIRE_OPS=1 \
 			../bin/python -m pytest $(TESTS)
 
+# Training through TensorFlow, its XLA, JAX and PyTorch; after `make test-jax test-torch TESTS=tests/test_build.py` at least.
+doors: setup $(BACKENDS)/jax/source $(BACKENDS)/torch/source
+	$(RUN) -m tests.conformance.doors --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
+
 build/backends/%/bin/python:
 	rm -rf build/backends/$*.partial
 	python=$$(tools/prerequisites.sh) && "$$python" -m venv build/backends/$*.partial
