@@ -1,4 +1,4 @@
-# make setup | demo | test | test-jax | test-torch | lint | format | bench | conformance | sanitize | ptxas | build | clean
+# make setup | demo | test | test-jax | test-torch | doors | lint | format | bench | conformance | sanitize | ptxas | build | clean
 # Everything happens in .venv, which the first target called makes, with PYTHON if that is given.
 
 SHELL := /bin/sh
@@ -17,7 +17,7 @@ ADDONS_PEER ?= build/peers/addons/bin/python
 KERAS_CV_PEER ?= build/peers/keras_cv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-jax test-torch lint format bench conformance sanitize ptxas clean build
+.PHONY: setup demo test test-jax test-torch doors lint format bench conformance sanitize ptxas clean build
 
 setup: $(VENV)/.built
 
@@ -54,8 +54,9 @@ test-jax test-torch: test-%: $(BACKENDS)/%/bin/python
 		KVISION_DATA=$(or $(KVISION_DATA),$(abspath ../shared/data)) KERAS_BACKEND=$* KVISION_REQUIRE_OPS=1 \
 			../bin/python -m pytest $(TESTS)
 
-# Training through TensorFlow, its XLA, JAX and PyTorch; after `make test-jax test-torch TESTS=tests/test_build.py` at least.
-doors: setup $(BACKENDS)/jax/source $(BACKENDS)/torch/source
+# Training through TensorFlow, its XLA, JAX and PyTorch; the copies installed there are brought up to date first.
+doors: setup
+	$(MAKE) test-jax test-torch TESTS=tests/test_build.py
 	$(RUN) -m tests.conformance.doors --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
 
 build/backends/%/bin/python:
