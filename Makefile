@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | format | bench | conformance | sanitize | ptxas | build | clean
+# make setup | demo | test | test-jax | test-torch | doors | lint | format | bench | conformance | sanitize | ptxas | build | clean
 # Everything happens in .venv, which the first target called makes, with PYTHON if that is given.
 
 SHELL := /bin/sh
@@ -9,13 +9,15 @@ REQUIRED := import functools, sys, tomllib; \
 	print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open("pyproject.toml", "rb"))))
 C_FILES = $$(git ls-files '*.c' '*.cc' '*.cu' '*.cuh' '*.h' '*.inc')
 DEMO_SEED ?= 7
+# Environments with Keras on JAX alone and on PyTorch alone; made unless there is another folder of them.
+BACKENDS ?= build/backends
 # Pythons of environments with the libraries that kvision is compared with; made unless named.
 PEER ?= build/peers/torchvision/bin/python
 ADDONS_PEER ?= build/peers/addons/bin/python
 KERAS_CV_PEER ?= build/peers/keras_cv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test lint format bench conformance sanitize ptxas clean build
+.PHONY: setup demo test test-jax test-torch doors lint format bench conformance sanitize ptxas clean build
 
 setup: $(VENV)/.built
 
@@ -38,6 +40,31 @@ demo: setup
 
 test: setup
 	KVISION_REQUIRE_OPS=1 $(RUN) -m pytest
+
+# The same tests where there is no TensorFlow: Keras on JAX alone, and on PyTorch alone (5 GB). A copy
+# of the checkout is installed there, because the native library of this one is built for TensorFlow.
+test-jax test-torch: test-%: $(BACKENDS)/%/bin/python
+	rm -rf $(BACKENDS)/$*/source
+	mkdir $(BACKENDS)/$*/source
+	git ls-files -z --cached --others --exclude-standard --deduplicate | \
+		xargs -0 cp --preserve=timestamps --parents -t $(BACKENDS)/$*/source
+	cd $(BACKENDS)/$*/source && \
+		KVISION_TENSORFLOW=none KVISION_BUILD_DIR=../build ../bin/python -m pip install $(QUIETLY) \
+			--no-build-isolation -e '.[$*,all,dev]' && \
+		KVISION_DATA=$(or $(KVISION_DATA),$(abspath ../shared/data)) KERAS_BACKEND=$* KVISION_REQUIRE_OPS=1 \
+			../bin/python -m pytest $(TESTS)
+
+# Training through TensorFlow, its XLA, JAX and PyTorch; the copies installed there are brought up to date first.
+doors: setup
+	$(MAKE) test-jax test-torch TESTS=tests/test_build.py
+	$(RUN) -m tests.conformance.doors --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
+
+build/backends/%/bin/python:
+	rm -rf build/backends/$*.partial
+	python=$$(tools/prerequisites.sh) && "$$python" -m venv build/backends/$*.partial
+	build/backends/$*.partial/bin/python -m pip install $(QUIETLY) --upgrade \
+		$$(build/backends/$*.partial/bin/python -c '$(REQUIRED)' build-system requires)
+	mv build/backends/$*.partial build/backends/$*
 
 lint: setup
 	$(RUN) -m ruff check .
