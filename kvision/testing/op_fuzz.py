@@ -32,8 +32,6 @@ def check_function(contract, case):
     inputs, arguments, promised = build(contract, case)
     found = {}
     for implementation in op_results.IMPLEMENTATIONS:
-        if implementation == "native" and not op_results.on_tensorflow():
-            continue
         with native.implementation(implementation):
             outputs = _outcome(contract, lambda: contract.call(inputs, arguments))
         if outputs is not None:
@@ -131,7 +129,7 @@ def explore(contract, check, level):
     wanted = os.environ.get("KVISION_FUZZ")
 
     @hypothesis.settings(
-        # Every shape is a compilation on JAX, and there is no native kernel to compare with.
+        # Every shape is a compilation on JAX.
         max_examples=max(int(wanted or _EXAMPLES) // (1 if op_results.on_tensorflow() else 5), 1),
         derandomize=wanted is None,
         deadline=None,

@@ -79,7 +79,7 @@ class OpTests:
     def test_dtype(self, variant, dtype):
         if not op_results.on_tensorflow() and dtype == "float64":
             _skip("float64 is an option of JAX, and Keras computes it in float32 on PyTorch")
-        with _native_if_on_tensorflow():
+        with running("native"):
             op_values.check_dtype(self.contract, self.contract.variants[variant], dtype)
 
     def test_static_shape(self, implementation, variant, unknown):
@@ -92,6 +92,7 @@ class OpTests:
         op_shapes.check_symbolic(self.contract, self.contract.variants[variant], unknown)
 
     def test_raw_static_shape(self, raw, raw_variant):
+        _need_tensorflow("raw ops are TensorFlow's")
         with running("native"):
             op_shapes.check_raw_static_shape(raw, raw.variants[raw_variant])
 
@@ -112,6 +113,7 @@ class OpTests:
             op_refusals.check_refusal(self.contract, self.contract.invalid[invalid])
 
     def test_raw_invalid(self, raw, raw_invalid, where):
+        _need_tensorflow("raw ops are TensorFlow's")
         with running("native"):
             op_refusals.check_raw_refusal(raw, raw.invalid[raw_invalid], where)
 
@@ -157,6 +159,7 @@ class OpTests:
             op_xla.check_xla_invalid(self.contract, self.contract.invalid[invalid])
 
     def test_saved_model(self, variant):
+        _need_tensorflow("SavedModels are TensorFlow's")
         with running("native"):
             op_saved_model.check_saved_model(self.contract, variant, self._saved())
 
@@ -169,7 +172,7 @@ class OpTests:
             op_kernels.check_instruction_sets(self.contract, tmp_path)
 
     def test_fuzz(self):
-        with _native_if_on_tensorflow():
+        with running("native"):
             check = functools.partial(op_fuzz.check_function, self.contract)
             op_fuzz.explore(self.contract, check, "function")
 
@@ -179,6 +182,7 @@ class OpTests:
             op_fuzz.explore(self.contract, check, "XLA")
 
     def test_fuzz_raw(self, raw):
+        _need_tensorflow("raw ops are TensorFlow's")
         with running("native"):
             op_fuzz.explore(raw, functools.partial(op_fuzz.check_raw_op, raw), "raw op")
 
@@ -188,15 +192,17 @@ class OpTests:
             op_fuzz.explore(raw, check, "raw op")
 
     def test_fuzz_saved_model(self):
+        _need_tensorflow("SavedModels are TensorFlow's")
         with running("native"):
             check = functools.partial(op_fuzz.check_served, self.contract, self._saved())
             op_fuzz.explore(self.contract, check, "SavedModel")
 
     def test_regression(self, regression):
-        with _native_if_on_tensorflow():
+        with running("native"):
             op_fuzz.check_function(self.contract, self.contract.regressions[regression])
 
     def test_raw_regression(self, raw, raw_regression):
+        _need_tensorflow("raw ops are TensorFlow's")
         with running("native"):
             op_fuzz.check_raw_op(raw, raw.regressions[raw_regression])
 
@@ -225,11 +231,6 @@ def _save(tests):
 def _under_xla():
     _need_tensorflow("it is TensorFlow's way to XLA")
     return running("native")
-
-
-def _native_if_on_tensorflow():
-    """Checks that compare with the native kernel have a part for the other backends too."""
-    return running("native" if op_results.on_tensorflow() else "reference")
 
 
 def _parameters(contract, wanted):

@@ -37,9 +37,9 @@ def check_dtype(contract, variant, dtype, seed=0):
 
     Its error against a float64 evaluation is at most twice that of the reference of the same
     dtype, and one rounding of the result. An op that converts every dtype to one first has to give
-    the results of the converted inputs. Half types are accumulated in float32. Only the last of
-    these is checked where TensorFlow is not the backend, for it needs no native kernel. Of float64
-    there is nothing more exact to compare with: native and reference differ by rounding only.
+    the results of the converted inputs. Half types are accumulated in float32. Of float64 there is
+    nothing more exact to compare with: native and reference differ by rounding only. So they do
+    where TensorFlow is not the backend, for the reference is not evaluated in float64 there.
 
     Args:
         contract: `OpContract`.
@@ -56,9 +56,12 @@ def check_dtype(contract, variant, dtype, seed=0):
     if contract.accumulates_in_float32 and dtype in ("float16", "bfloat16"):
         exact, _ = _evaluate(contract, variant, inputs, arguments, "float32", "reference", upstream)
         _check_one_rounding(contract, reference, exact, dtype)
-    if not op_results.on_tensorflow():
-        return
     found, _ = _evaluate(contract, variant, inputs, arguments, dtype, "native", upstream)
+    if not op_results.on_tensorflow():
+        op_results.check_agreement(contract, found, reference, inputs, dtype)
+        if contract.accumulates_in_float32 and dtype in ("float16", "bfloat16"):
+            _check_one_rounding(contract, found, exact, dtype)
+        return
     exact, _ = _evaluate(contract, variant, inputs, arguments, "float64", "reference", upstream)
     for name, value in exact.items():
         label = f"{contract.name}: {name} in {dtype}"
@@ -110,9 +113,7 @@ def _check_conversion(contract, variant, inputs, arguments, dtype):
     promised = contract.promised(variant, contract.sizes_of(variant), dtype, arguments)
     with native.implementation("reference"):
         wanted = op_results.results(contract, converted, arguments)
-    for implementation in (
-        op_results.IMPLEMENTATIONS if op_results.on_tensorflow() else ("reference",)
-    ):
+    for implementation in op_results.IMPLEMENTATIONS:
         with native.implementation(implementation):
             outputs = contract.call(inputs, arguments)
             op_results.check_promise(contract, outputs, promised)

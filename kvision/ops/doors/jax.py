@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kvision.ops import native
@@ -54,10 +55,10 @@ def _frozen(name, attributes):
 @functools.lru_cache(maxsize=512)
 def _function(name, attributes):
     """The op with these attributes, as a function of its tensors that JAX can differentiate."""
-    run = functools.partial(_run, name, attributes)
+    run = _mapped(name, attributes)
     rule = native.gradient_of(name)
     if rule is None:
-        return lambda *tensors: run(*jax.lax.stop_gradient(tensors))
+        return jax.jit(lambda *tensors: run(*jax.lax.stop_gradient(tensors)))
     op = native.description(name)
     inputs = [r["name"] for r in op["inputs"]]
     outputs = [r["name"] for r in op["outputs"]]
@@ -80,7 +81,7 @@ def _function(name, attributes):
 
     function = jax.custom_vjp(run)
     function.defvjp(forward, backward)
-    return function
+    return jax.jit(function)  # else every eager call would be traced anew
 
 
 @jax.tree_util.register_static
@@ -95,6 +96,53 @@ class _Shape:
 
     def __eq__(self, other):
         return isinstance(other, _Shape) and self.sizes == other.sizes
+
+
+@functools.lru_cache(maxsize=512)
+def _mapped(name, attributes):
+    """The op with these attributes, for `vmap` to fold the axis that it maps into the batch.
+
+    An op that has no batch is called once for each element.
+    """
+    op = native.description(name)
+    if not all(rule["axes"].startswith("batch") for rule in [*op["inputs"], *op["outputs"]]):
+        return functools.partial(_run, name, attributes)
+    run = jax.custom_batching.custom_vmap(functools.partial(_run, name, attributes))
+
+    @run.def_vmap
+    def fold(size, is_mapped, *tensors):
+        batches = jax.tree.map(lambda t, mapped: t.shape[int(mapped)], list(tensors), is_mapped)
+        batch = next(
+            jax.tree.leaves(b)[0]
+            for b, rule in zip(batches, op["inputs"], strict=True)
+            if rule["axes"].split()[0] == "batch"
+        )
+
+        def folded(tensor, mapped, own):
+            if not mapped and own != batch:
+                return tensor  # it is shared by the whole batch
+            rest = tensor.shape[1 + int(mapped) :]
+            tensor = tensor if mapped else tensor[None]
+            return jnp.broadcast_to(tensor, (size, batch, *rest)).reshape(size * batch, *rest)
+
+        results = _mapped(name, _in_larger_batch(op, attributes, size))(
+            *jax.tree.map(folded, list(tensors), is_mapped, batches)
+        )
+        results = jax.tree.map(lambda r: r.reshape(size, batch, *r.shape[1:]), results)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return run
+
+
+def _in_larger_batch(op, attributes, size):
+    """The attributes with `size` times the batch in the shapes that they hold."""
+    strides = {r["shape_from"]: len(r["axes"].split()) for r in op["outputs"] if r["shape_from"]}
+    return tuple(
+        (key, tuple(v if i % strides[key] else v * size for i, v in enumerate(value)))
+        if key in strides
+        else (key, value)
+        for key, value in attributes
+    )
 
 
 def _run(name, attributes, *tensors):
