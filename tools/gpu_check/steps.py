@@ -1,0 +1,111 @@
+"""Steps: processes that run side by side, each with a time limit, a log and a PASS or FAIL line."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+OUT = ROOT / "build" / "gpu"
+SITE = OUT / "site"
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where everything runs.
+
+    Attributes:
+        device: `"cuda"`, or `"cpu"` for a rehearsal.
+        wheels: Folder of the wheels to install from.
+    """
+
+    device: str
+    wheels: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One process.
+
+    Attributes:
+        name: Of the step, in front of its lines, and of its log.
+        command: The program and its arguments.
+        environment: Variables beside those of `environment_of`.
+        limit: Seconds after which it is ended, and has failed.
+        expected: The exit status of success.
+        quiet: Whether its lines are shown only if it fails.
+    """
+
+    name: str
+    command: Sequence[object]
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    limit: float = 400
+    expected: int = 0
+    quiet: bool = False
+
+
+def python(module, *arguments):
+    """The command that runs a module of this package."""
+    return [sys.executable, "-m", f"tools.gpu_check.{module}", *arguments]
+
+
+def environment_of(device):
+    """The variables of every step: what is installed for it, and native kernels or an error."""
+    variables = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(SITE), str(ROOT)]),
+        "PYTHONUNBUFFERED": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "KVISION_REQUIRE_OPS": "1",
+        # Several processes share the card.
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    if device == "cpu":
+        variables |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    return variables
+
+
+def run(steps, device):
+    """Runs steps side by side; returns whether all succeeded."""
+    with ThreadPoolExecutor(len(steps)) as pool:
+        return all(list(pool.map(lambda step: _run(step, device), steps)))
+
+
+def _run(step, device):
+    start = time.perf_counter()
+    log = OUT / "logs" / f"{step.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
+        [str(word) for word in step.command],
+        cwd=ROOT,
+        env={**environment_of(device), **step.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    ended = threading.Timer(step.limit, os.killpg, (process.pid, signal.SIGKILL))
+    ended.start()
+    lines = []
+    with log.open("w") as file:
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            file.write(line)
+            if not step.quiet:
+                print(f"{step.name:>10} | {lines[-1]}", flush=True)
+    status = process.wait()
+    ended.cancel()
+    passed = status == step.expected
+    if step.quiet and not passed:
+        print("\n".join(f"{step.name:>10} | {line}" for line in lines[-60:]))
+    word = "pass" if passed else f"FAIL (exit status {status})"
+    print(f"{step.name:>10}: {word} in {time.perf_counter() - start:.0f} s", flush=True)
+    return passed
