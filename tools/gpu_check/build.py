@@ -13,7 +13,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from tools.gpu_check.steps import OUT, ROOT, SITE, Step, run as run_steps
+from tools.gpu_check import steps
+from tools.gpu_check.steps import OUT, ROOT, SITE, Step
 
 NEEDED = {"keras": "keras", "optree": "optree", "namex": "namex"}
 # Without it there is no AP.
@@ -55,16 +56,19 @@ def _install(machine):
     there = {path.name.split("-")[0].replace("_", "-").lower() for path in wheels.glob("*.whl")}
     lacking = [p for m, p in missing.items() if p not in there and m in NEEDED]
     if lacking:
-        print(f"build: {wheels} has no wheel of {', '.join(lacking)}; docs/gpu.md says what it needs")
+        print(
+            f"build: {wheels} has no wheel of {', '.join(lacking)}; docs/gpu.md says what it needs"
+        )
         return False
     packages = [package for package in missing.values() if package in there]
     if not packages:
         return True
     command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile",
-        "--no-cache-dir", "--upgrade", "--target", SITE, "--find-links", wheels, *packages,
+        sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps",
+        "--no-compile", "--no-cache-dir", "--upgrade", "--target", SITE, "--find-links", wheels,
+        *packages,
     ]  # fmt: skip
-    return run_steps([Step("install", command)], machine.device)
+    return steps.run([Step("install", command)], machine.device)
 
 
 def _importable(module):
@@ -93,7 +97,7 @@ def _build(machine):
         *(f"-D{name}={value}" for name, value in options.items()),
     ]  # fmt: skip
     for step in (Step("configure", configure), Step("compile", [*_cmake(), "--build", objects])):
-        if not run_steps([step], machine.device):
+        if not steps.run([step], machine.device):
             return False
     if not _loads():
         return False

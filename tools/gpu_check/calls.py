@@ -47,8 +47,9 @@ def rounded(values, dtype):
     return np.asarray(values).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
-# Sums of the same terms in another order, with and without fused multiplications: a few roundings of
-# float32 or float64. Half types are summed in float32 and rounded once, which can fall to either side.
+# Sums of the same terms in another order, with and without fused multiplications: a few roundings
+# of float32 or float64. Half types are summed in float32 and rounded once, which can fall to either
+# side.
 _SUMS = {"float32": 2e-6, "float64": 1e-12, "bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 
@@ -198,8 +199,8 @@ def _suppression(rng, small):
                 boxes[20] = boxes[21]
                 yield nms(f"{number} nasty boxes", boxes, scores, *settings[(i + j + 2) % 5])
     number = 500 if small else 9000
-    steps = np.arange(number) * 3.0
-    chain = np.stack([steps, 0 * steps, steps + 9, 0 * steps + 1], -1)
+    left = np.arange(number) * 3.0
+    chain = np.stack([left, 0 * left, left + 9, 0 * left + 1], -1)
     for scale in (1.0,) if small else (1.0, 1e-18, 1e-22, 1e18):
         yield nms(f"a chain at {scale}", chain * scale, -np.arange(number, dtype="float32"), 0.4)
     corner = rng.integers(0, 12, (number // 3, 2))

@@ -11,7 +11,8 @@ import traceback
 
 import numpy as np
 
-from tools.gpu_check.steps import Step, python, run as run_steps
+from tools.gpu_check import steps
+from tools.gpu_check.steps import Step, python
 
 
 def run(machine):
@@ -26,7 +27,7 @@ def run(machine):
     # New warnings of the frameworks' own are no failures here.
     pytest = [sys.executable, "-m", "pytest", "tests/ops", "-q", "-rf", "-W", "default", *workers]
     pytest += ["-p", "no:cacheprovider", "--disable-warnings", "--tb=short"]
-    return run_steps([*doors, Step("tests", pytest, exactly, quiet=True)], machine.device)
+    return steps.run([*doors, Step("tests", pytest, exactly, quiet=True)], machine.device)
 
 
 class Report:

@@ -89,7 +89,10 @@ class Torch:
         """Leaves memory to the allocator that is full of NaN, for outputs that are not written."""
         if device == "cuda":
             for dtype, shape in outputs_of(call):
-                size = int(np.prod(shape)) * self.torch.empty(0, dtype=getattr(self.torch, dtype)).itemsize
+                size = (
+                    int(np.prod(shape))
+                    * self.torch.empty(0, dtype=getattr(self.torch, dtype)).itemsize
+                )
                 self.torch.full((size,), 0xFF, dtype=self.torch.uint8, device=device)
 
     def compiled(self, function):
@@ -165,7 +168,9 @@ class Jax:
 
         def program(tensors, upstream):
             if not upstream:
-                return outputs_of_watched([jax.tree.leaves(tensors)[i] for i in watched], tensors), []
+                return outputs_of_watched(
+                    [jax.tree.leaves(tensors)[i] for i in watched], tensors
+                ), []
             leaves = [jax.tree.leaves(tensors)[i] for i in watched]
             outputs, pull_back = jax.vjp(lambda leaves: outputs_of_watched(leaves, tensors), leaves)
             arriving = iter(upstream)
@@ -191,4 +196,3 @@ class Jax:
     def off_the_default_stream(self, call, device):
         """As `run`: JAX has streams of its own."""
         return self.run(call, device)
-
