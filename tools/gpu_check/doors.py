@@ -9,6 +9,7 @@ import numpy as np
 from kvision.ops import native
 from tools.gpu_check.calls import rounded
 
+_PLATFORM = {"cpu": "cpu", "cuda": "gpu"}  # as JAX calls them
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -51,6 +52,10 @@ class Torch:
         else:
             tensor = self.torch.from_numpy(array.copy())
         return tensor.to(device)
+
+    def is_on(self, device, tensor):
+        """Whether a tensor is on `"cpu"` or `"cuda"`."""
+        return tensor.device.type == device
 
     def array(self, tensor):
         """A NumPy array, half types as float32."""
@@ -128,8 +133,11 @@ class Jax:
 
     def on(self, device, array):
         """An array committed to the first CPU or GPU."""
-        kind = "gpu" if device == "cuda" else device
-        return self.jax.device_put(np.asarray(array), self.jax.devices(kind)[0])
+        return self.jax.device_put(np.asarray(array), self.jax.devices(_PLATFORM[device])[0])
+
+    def is_on(self, device, tensor):
+        """Whether an array is on a CPU or GPU."""
+        return {found.platform for found in tensor.devices()} == {_PLATFORM[device]}
 
     def array(self, tensor):
         """A NumPy array, half types as float32."""
