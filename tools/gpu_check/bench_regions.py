@@ -149,7 +149,7 @@ def roi_align_on_one_level(table, clock, device):
         clock.milliseconds(transform, [(features,)]),
     )
     table.row("roi_align", work.size, "float32", ours, peer, theirs, work.bytes_moved())
-    # The definitions agree wherever all samples of a bin lie on the map, which is nearly everywhere.
+    # The definitions agree where all samples of a bin lie on the map, which is nearly everywhere.
     found = transform(features).view(work.batch, work.channels, work.number, BINS, BINS)
     difference = (found - forward(*work.sets[0]).permute(0, 4, 1, 2, 3)).abs().flatten()
     print(f"median difference from the spatial transformer {difference[::97].median():.1e}")

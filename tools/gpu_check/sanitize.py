@@ -6,7 +6,6 @@ program, `python -m tools.gpu_check.sanitize` makes the calls, which are compare
 
 import shutil
 import subprocess
-from pathlib import Path
 
 from tools.gpu_check import steps
 from tools.gpu_check.build import gpu_architecture
@@ -33,8 +32,8 @@ FOUND = 9  # the exit status with which the tool says that it found something
 
 def run(machine):
     """Runs every tool, unless the machine has none or refuses it, which is said."""
-    program = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    if machine.device == "cpu" or not Path(program).exists():
+    program = shutil.which("compute-sanitizer", path=steps.PATH)
+    if machine.device == "cpu" or program is None:
         print("sanitize: compute-sanitizer is not available here")
         return True
     command = [program, "--error-exitcode", str(FOUND)]
@@ -65,8 +64,7 @@ def _planted():
     """The program that writes out of bounds, or `None` where it cannot be compiled."""
     source, program = steps.OUT / "planted.cu", steps.OUT / "planted"
     source.write_text(PLANTED)
-    compiler = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    command = [compiler, f"-arch=sm_{gpu_architecture()}", "-o", program, source]
+    command = ["nvcc", f"-arch=sm_{gpu_architecture()}", "-o", program, source]
     return program if steps.run([Step("planted", command)], "cuda") else None
 
 

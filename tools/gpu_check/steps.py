@@ -14,6 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "gpu"
 SITE = OUT / "site"
+# CUDA's tools are not always on it.
+PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,10 @@ def environment_of(device):
     """The variables of every step: what is installed for it, and native kernels or an error."""
     variables = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(SITE), str(ROOT)]),
+        "PATH": PATH,
+        "PYTHONPATH": os.pathsep.join(
+            [str(SITE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "KVISION_REQUIRE_OPS": "1",
