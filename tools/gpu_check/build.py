@@ -90,7 +90,7 @@ def _build(machine):
     OUT.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
     objects = ROOT / "build" / "gpu-objects"  # large, and nobody's business later
-    ninja = shutil.which("ninja")
+    ninja = shutil.which("ninja", path=steps.PATH)
     configure = [
         *_cmake(), "--fresh", "-G", "Ninja", "-S", ROOT, "-B", objects,
         *([f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),

@@ -14,8 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "gpu"
 SITE = OUT / "site"
-# CUDA's tools are not always on it.
-PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"])
+# The tools of this Python's environment and of CUDA are not always on it.
+PATH = os.pathsep.join(
+    [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent), "/usr/local/cuda/bin"]
+)
 
 
 @dataclasses.dataclass(frozen=True)
