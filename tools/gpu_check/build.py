@@ -5,6 +5,7 @@ Python and for which GPU it is. Libraries of another machine are built again.
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -80,11 +81,10 @@ def _build(machine):
         "KVISION_TF": "OFF",
         "KVISION_CUDA": "ON" if machine.device == "cuda" else "OFF",
         "KVISION_CUDA_ARCHITECTURES": f"{gpu_architecture()}-real",
-        "KVISION_OUTPUT_DIRECTORY": str(OUT),
-        "Python_EXECUTABLE": sys.executable,
     }
     stamp = OUT / "stamp.json"
-    wanted = json.dumps({**options, "module": MODULE, "sources": _sources()})
+    about = {"module": MODULE, "jaxlib": _version("jaxlib"), "sources": _sources()}
+    wanted = json.dumps({**options, **about})
     if stamp.exists() and stamp.read_text() == wanted and (OUT / MODULE).exists() and _loads():
         return True
     OUT.mkdir(parents=True, exist_ok=True)
@@ -94,6 +94,7 @@ def _build(machine):
     configure = [
         *_cmake(), "--fresh", "-G", "Ninja", "-S", ROOT, "-B", objects,
         *([f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []),
+        f"-DPython_EXECUTABLE={sys.executable}", f"-DKVISION_OUTPUT_DIRECTORY={OUT}",
         *(f"-D{name}={value}" for name, value in options.items()),
     ]  # fmt: skip
     for step in (Step("configure", configure), Step("compile", [*_cmake(), "--build", objects])):
@@ -109,6 +110,13 @@ def _cmake():
     if importlib.util.find_spec("cmake"):
         return [sys.executable, "-m", "cmake"]
     return ["cmake"]
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _sources():

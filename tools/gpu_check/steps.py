@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "gpu"
-SITE = OUT / "site"
+SITE = OUT / f"site-{sys.implementation.cache_tag}"
 # The tools of this Python's environment and of CUDA are not always on it.
 PATH = os.pathsep.join(
     [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent), "/usr/local/cuda/bin"]
