@@ -41,6 +41,7 @@ def run(machine):
     if planted is None:
         return False
     if not _finds(command, planted):
+        print("sanitize: compute-sanitizer is not available here")
         return True
     # Races take long to look for, and only those of our own kernels are ours to mend. What other
     # kernels write has to be followed, though, or it would pass for memory that nobody has written.
@@ -76,16 +77,16 @@ def _finds(command, planted):
             done = subprocess.run(
                 [*command, planted, beyond], capture_output=True, text=True, timeout=60, check=False
             )
-        except subprocess.TimeoutExpired:
-            return False
-        status.append(done.returncode)
-        text += done.stdout + done.stderr
-    found = status == [0, FOUND]
+            status.append(done.returncode)
+            text += done.stdout + done.stderr
+        except subprocess.TimeoutExpired as error:
+            text += str(error)
     words = " ".join(str(word) for word in command[1:])
-    print(f"sanitize: {words}: {'finds what is planted' if found else 'not available here'}")
-    if not found:
-        print(f"{status} {text[-600:]}", flush=True)
-    return found
+    if status == [0, FOUND]:
+        print(f"sanitize: with {words} it finds what is planted", flush=True)
+        return True
+    print(f"sanitize: with {words} it does not find what is planted: {status} {text[-600:]}")
+    return False
 
 
 def main():
