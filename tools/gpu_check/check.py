@@ -2,7 +2,8 @@
 
 Three sources tell what is right: the tables of the tests of ops, made by hand and with other
 libraries; the CPU kernels, which all the other tests are of; and a second run, for the same bits.
-As a program, `python -m tools.gpu_check.check DEVICE` with `KERAS_BACKEND` set, it checks one door.
+As a program, `python -m tools.gpu_check.check DEVICE HALF` with `KERAS_BACKEND` set, it checks one
+half, `calls` or `cases`, of one door.
 """
 
 import importlib
@@ -19,11 +20,16 @@ from tools.gpu_check.steps import ROOT, Step, python
 
 def run(machine):
     """Checks both doors, side by side."""
-    doors = [
-        Step(backend, python("check", machine.device), {"KERAS_BACKEND": backend})
+    halves = [
+        Step(
+            f"{backend}-{half}",
+            python("check", machine.device, half),
+            {"KERAS_BACKEND": backend},
+        )
         for backend in ("torch", "jax")
+        for half in HALVES
     ]
-    return steps.run(doors, machine.device)
+    return steps.run(halves, machine.device)
 
 
 class Report:
@@ -66,17 +72,32 @@ class Report:
             self.worst[kind] = max(self.worst.get(kind, 0.0), relative)
 
 
-def check_door(device):
-    """Checks every call through the door of the Keras backend; returns whether all is right."""
+def check_door(device, half):
+    """Checks one half through the door of the Keras backend; returns whether all is right."""
     import keras
 
     from kvision.ops import native
-    from tools.gpu_check.calls import all_calls
     from tools.gpu_check.doors import Jax, Torch
 
-    door = (Jax if keras.backend.backend() == "jax" else Torch)()
-    report, start, checked = Report(), time.perf_counter(), set()
+    door, report = (Jax if keras.backend.backend() == "jax" else Torch)(), Report()
     print(f"{door.name} on {device}; native library {native.build_info()}", flush=True)
+    on_device = door.is_on(device, keras.ops.ones(1))
+    report.expect(on_device, f"Keras puts tensors elsewhere than on {device}")
+    HALVES[half](report, door, device)
+    if report.worst:
+        print("greatest differences, relative to the greatest value:")
+    for kind, relative in sorted(report.worst.items()):
+        print(f"  {kind:40} {relative:.1e}")
+    print(f"{door.name}: {report.right} comparisons right, {len(report.wrong)} wrong", flush=True)
+    return not report.wrong
+
+
+def _check_calls(report, door, device):
+    """Every call against the CPU."""
+    from kvision.ops import native
+    from tools.gpu_check.calls import all_calls
+
+    start, checked = time.perf_counter(), set()
     for call in all_calls(small=device == "cpu"):
         if call.op not in checked:
             print(f"{call.op} from {time.perf_counter() - start:.0f} s", flush=True)
@@ -90,21 +111,6 @@ def check_door(device):
                 break  # nothing after it would run
     forward = {op["name"] for op in native.module().ops() if "gradient" not in op["name"]}
     report.expect(checked == forward, f"ops without a call: {sorted(forward - checked)}")
-    print(f"tables from {time.perf_counter() - start:.0f} s", flush=True)
-    on_device = door.is_on(device, keras.ops.ones(1))
-    report.expect(on_device, f"Keras puts tensors elsewhere than on {device}")
-    _check_tables(report)
-    print(f"compiled programs from {time.perf_counter() - start:.0f} s", flush=True)
-    try:
-        _check_compiled(report, door, device)
-    except Exception as error:
-        traceback.print_exc()
-        report.expect(False, f"compiled: {error!r}")
-    print("greatest differences, relative to the greatest value:")
-    for kind, relative in sorted(report.worst.items()):
-        print(f"  {kind:40} {relative:.1e}")
-    print(f"{door.name}: {report.right} comparisons right, {len(report.wrong)} wrong", flush=True)
-    return not report.wrong
 
 
 def _check_call(report, door, call, device):
@@ -125,8 +131,8 @@ def _check_call(report, door, call, device):
             )
 
 
-def _check_tables(report):
-    """The worked cases of the tests of ops."""
+def _check_cases(report, door, device):
+    """The worked cases of the tests of ops, then compiled programs."""
     from kvision.ops import native
     from kvision.testing import op_values
 
@@ -140,6 +146,11 @@ def _check_tables(report):
                     report.expect(True, "")
                 except Exception as error:
                     report.expect(False, f"{contract.name}, case {label}: {error}")
+    try:
+        _check_compiled(report, door, device)
+    except Exception as error:
+        traceback.print_exc()
+        report.expect(False, f"compiled: {error!r}")
 
 
 def _check_compiled(report, door, device):
@@ -179,7 +190,9 @@ def _leaves(outputs):
     return keras.tree.flatten(outputs)
 
 
+HALVES = {"calls": _check_calls, "cases": _check_cases}
+
 if __name__ == "__main__":
-    passed = check_door(sys.argv[1])
+    passed = check_door(*sys.argv[1:])
     sys.stdout.flush()
     os._exit(0 if passed else 1)  # without the frameworks' farewells

@@ -107,12 +107,12 @@ def _run(step, device):
             lines.append(line.rstrip())
             file.write(line)
             if not step.quiet:
-                print(f"{step.name:>10} | {lines[-1]}", flush=True)
+                print(f"{step.name:>11} | {lines[-1]}", flush=True)
     status = process.wait()
     ended.cancel()
     passed = status == step.expected
     if step.quiet and not passed:
-        print("\n".join(f"{step.name:>10} | {line}" for line in lines[-60:]))
+        print("\n".join(f"{step.name:>11} | {line}" for line in lines[-60:]))
     word = "pass" if passed else f"FAIL (exit status {status})"
-    print(f"{step.name:>10}: {word} in {time.perf_counter() - start:.0f} s", flush=True)
+    print(f"{step.name:>11}: {word} in {time.perf_counter() - start:.0f} s", flush=True)
     return passed
