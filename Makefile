@@ -1,4 +1,5 @@
-# make setup | demo | test | test-jax | test-torch | doors | lint | format | bench | conformance | sanitize | ptxas | build | clean
+# make setup | demo | test | test-jax | test-torch | doors | lint | format | bench | conformance | sanitize
+#      ptxas | gpu-check | gpu-wheels | build | clean
 # Everything happens in .venv, which the first target called makes, with PYTHON if that is given.
 
 SHELL := /bin/sh
@@ -17,7 +18,8 @@ ADDONS_PEER ?= build/peers/addons/bin/python
 KERAS_CV_PEER ?= build/peers/keras_cv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-jax test-torch doors lint format bench conformance sanitize ptxas clean build
+.PHONY: setup demo test test-jax test-torch doors lint format bench conformance sanitize ptxas gpu-check \
+	gpu-wheels clean build
 
 setup: $(VENV)/.built
 
@@ -107,6 +109,18 @@ sanitize: $(VENV)/.installed
 # Registers and spills of the CUDA kernels, where there is nvcc.
 ptxas: $(VENV)/.installed
 	$(RUN) tools/ptxas.py
+
+# On a machine with an NVIDIA GPU, with its own Python and without TensorFlow: docs/gpu.md. PARTS="build check" chooses.
+WHEELS ?= .wheels
+gpu-check:
+	$(or $(PYTHON),python3) -m tools.gpu_check --wheels $(WHEELS) $(PARTS)
+
+# What such a machine lacks, to be carried there; for Python 3.12 unless GPU_PYTHON=3.13, say.
+GPU_PYTHON ?= 3.12
+gpu-wheels:
+	$(or $(PYTHON),python3) -m pip download $(QUIETLY) --no-deps --only-binary=:all: --implementation cp --python-version $(GPU_PYTHON) \
+		$(foreach version,2_28 2_27 2_17,--platform manylinux_$(version)_x86_64) -d $(WHEELS) \
+		'keras==3.15.*' optree namex 'faster-coco-eval>=1.6'
 
 # The native library alone, incrementally, for the TensorFlow of an environment of your own.
 build:

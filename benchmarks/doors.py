@@ -129,7 +129,7 @@ def main():
             if implementation != "native":
                 raise AssertionError(f"{door} runs the {implementation} implementation.")
             times[door].append(float(milliseconds))
-        for door, values in sums.items():
+        for values in sums.values():
             if not np.allclose(np.float64(values), np.float64(sums["TensorFlow"]), rtol=1e-6):
                 raise AssertionError(f"the doors differ: {sums}")
     for process in processes.values():
