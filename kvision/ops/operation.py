@@ -26,9 +26,11 @@ def call_operation(operation_class, tensors, **arguments):
     )
     if any(map(keras.utils.is_keras_tensor, leaves)):
         return operation_class(**arguments).symbolic_call(*tensors)
+    if _compiling():
+        # Keras would count the operations that have no name, and each count be compiled anew.
+        return operation_class(**arguments, name=operation_class.__name__).call(*tensors)
     try:
-        make = operation_class if _compiling() else functools.partial(_shared, operation_class)
-        operation = make(**arguments)
+        operation = _shared(operation_class, **arguments)
     except TypeError:  # a list or a dictionary among the arguments cannot be a key
         operation = operation_class(**arguments)
     return operation.call(*tensors)
