@@ -26,7 +26,8 @@ def call_operation(operation_class, tensors, **arguments):
     )
     if any(map(keras.utils.is_keras_tensor, leaves)):
         return operation_class(**arguments).symbolic_call(*tensors)
-    if _compiling():  # with a name, for Keras counts those without
+    if _compiling():
+        # Keras would count the operations that have no name, and each count be compiled anew.
         return operation_class(**arguments, name=operation_class.__name__).call(*tensors)
     try:
         operation = _shared(operation_class, **arguments)

@@ -10,7 +10,6 @@
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from kvision.ops.suppression import (
@@ -21,6 +20,9 @@ from kvision.ops.suppression import (
     ious,
     size_required,
 )
+
+# What rounds to them in float32.
+_FLOAT32_ZERO, _FLOAT32_INFINITY = 2.0**-150, 2.0**128 - 2.0**103
 
 
 class ScoreDecayOperation(keras.Operation):
@@ -38,12 +40,9 @@ class ScoreDecayOperation(keras.Operation):
             raise ValueError(
                 f'{self.op}: `method` must be "linear" or "gaussian". Received: {method!r}.'
             )
-        with np.errstate(over="ignore", under="ignore"):
-            if not 0 < np.float32(sigma) < math.inf:
-                raise ValueError(
-                    f"{self.op}: `sigma` must be positive and finite. Received: {sigma}."
-                )
-        if score_threshold is not None and math.isnan(score_threshold):
+        if not _FLOAT32_ZERO < sigma < _FLOAT32_INFINITY:
+            raise ValueError(f"{self.op}: `sigma` must be positive and finite. Received: {sigma}.")
+        if score_threshold is not None and score_threshold != score_threshold:
             raise ValueError(f"{self.op}: `score_threshold` must not be NaN.")
         check_size(self.op, "max_output_size", max_output_size)
         self.method = method

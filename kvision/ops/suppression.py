@@ -34,7 +34,7 @@ def check_thresholds(op, iou_threshold, score_threshold):
     """Raises `ValueError` unless the thresholds of the op named `op` have a meaning."""
     if not 0.0 <= iou_threshold <= 1.0:
         raise ValueError(f"{op}: `iou_threshold` must be in [0, 1]. Received: {iou_threshold}.")
-    if score_threshold is not None and math.isnan(score_threshold):
+    if score_threshold is not None and score_threshold != score_threshold:
         raise ValueError(f"{op}: `score_threshold` must not be NaN.")
 
 
