@@ -33,6 +33,8 @@ def main(device):
     clock = Clock(device)
     ceiling = _copy_ceiling(clock, device)
     table, passed = Table(ceiling), True
+    heading = [_machine(device), "", _ceiling_line(ceiling), ""]
+    print("\n".join([*heading, *table.lines]), flush=True)
     for measure in (*bench_regions.MEASURES, *bench_boxes.MEASURES):
         start = time.perf_counter()
         try:
@@ -44,10 +46,8 @@ def main(device):
         if device == "cuda":
             torch.cuda.empty_cache()
         print(f"{measure.__name__}: {time.perf_counter() - start:.1f} s", flush=True)
-    text = "\n".join([_machine(device), "", _ceiling_line(ceiling), "", *table.lines, ""])
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "bench.md").write_text(text)
-    print(text, flush=True)
+    (OUT / "bench.md").write_text("\n".join([*heading, *table.lines, ""]))
     return passed
 
 
