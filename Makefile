@@ -60,6 +60,7 @@ test-jax test-torch: test-%: $(BACKENDS)/%/bin/python
 doors: setup
 	$(MAKE) test-jax test-torch TESTS=tests/test_build.py
 	$(RUN) -m tests.conformance.doors --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
+	$(RUN) benchmarks/doors.py --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
 
 build/backends/%/bin/python:
 	rm -rf build/backends/$*.partial
@@ -80,7 +81,7 @@ format: setup
 
 # Against torchvision (5 GB).
 bench: setup $(PEER)
-	for file in benchmarks/[a-z]*.py; do $(RUN) $$file --peer $(PEER) || exit 1; done
+	for file in $(filter-out %/doors.py,$(wildcard benchmarks/[a-z]*.py)); do $(RUN) $$file --peer $(PEER) || exit 1; done
 
 PACKAGES_torchvision = numpy $$($(RUN) -c '$(REQUIRED)' project optional-dependencies interop)
 PACKAGES_addons = 'tensorflow-cpu==2.15.*' tensorflow-addons==0.23.0

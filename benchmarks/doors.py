@@ -96,6 +96,10 @@ def start(door, python):
         "KERAS_BACKEND": DOORS[door],
         "KVISION_REQUIRE_OPS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
+        # JAX and PyTorch take every result afresh from malloc, which gives memory of this size back
+        # to the system each time: clearing it again would take longer than the kernels.
+        "MALLOC_MMAP_THRESHOLD_": str(2**32),
+        "MALLOC_TRIM_THRESHOLD_": str(2**33),
     }
     return subprocess.Popen(
         [python, sys.argv[0], "--door", door],

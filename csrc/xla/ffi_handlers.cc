@@ -147,6 +147,15 @@ XLA_FFI_Error* HandleOnHost(XLA_FFI_CallFrame* frame) {
 
 #ifdef KVISION_WITH_CUDA
 
+// As aligned as memory from CUDA itself; XLA promises 16 bytes, and is asked for no more.
+void* Aligned(ffi::ScratchAllocator& scratch, size_t bytes) {
+  constexpr uintptr_t kAlignment = 256;
+  const auto memory = scratch.Allocate(bytes + kAlignment - 16, 16);
+  if (!memory) return nullptr;
+  const auto address = reinterpret_cast<uintptr_t>(*memory);
+  return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
+}
+
 template <size_t kIndex>
 XLA_FFI_Error* HandleOnCuda(XLA_FFI_CallFrame* frame) {
   static const auto handler =
@@ -158,9 +167,7 @@ XLA_FFI_Error* HandleOnCuda(XLA_FFI_CallFrame* frame) {
           .Attrs()
           .To([](void* stream, ffi::ScratchAllocator scratch, ffi::RemainingArgs args,
                  ffi::RemainingRets rets, ffi::Dictionary attributes) {
-            const auto allocate = [&](size_t bytes) {
-              return scratch.Allocate(bytes, 256).value_or(nullptr);
-            };
+            const auto allocate = [&](size_t bytes) { return Aligned(scratch, bytes); };
             return RunOp(AllOps()[kIndex], args, rets, attributes,
                          Device::Cuda(stream, allocate));
           });
