@@ -71,8 +71,9 @@ def check_under_xla(contract, case):
             does = "refuses" if found is None else "takes"
             raise AssertionError(f"{contract.name}: XLA {does} what an eager call does not.")
         return
+    relative = op_xla.tolerance(contract, case.dtype)
     for name, value in wanted.items():
-        op_xla.check_close(f"{contract.name}: `{name}`", found[name], value)
+        op_xla.check_close(f"{contract.name}: `{name}`", found[name], value, relative)
 
 
 def check_raw_op(raw, case, **options):
