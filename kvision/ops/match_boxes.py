@@ -14,7 +14,6 @@ POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 """What a candidate is to a loss."""
 
 
-
 def match(quality, valid, *, positive_threshold, negative_threshold, allow_low_quality=False):
     """Assigns each candidate to the ground truth it fits best, and says what it is.
 

@@ -197,7 +197,9 @@ def _leaves(tensors):
 
 
 def _shapes(value):
-    return [tuple(v.shape) for v in value] if isinstance(value, list | tuple) else tuple(value.shape)
+    return (
+        [tuple(v.shape) for v in value] if isinstance(value, list | tuple) else tuple(value.shape)
+    )
 
 
 def _returned(op, outputs):
