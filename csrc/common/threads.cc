@@ -1,5 +1,7 @@
 #include "common/threads.h"
 
+#include <pthread.h>
+
 #include <deque>
 #include <thread>
 
@@ -41,14 +43,27 @@ class OwnThreads {
   std::deque<std::function<void()>> tasks_;
 };
 
+// Never destroyed: its threads live as long as the process. They do not live on in a child of fork,
+// which makes its own when it first needs them.
+OwnThreads* own_threads = nullptr;
+std::mutex making;
+const int kForking = pthread_atfork([] { making.lock(); }, [] { making.unlock(); },
+                                    [] {
+                                      own_threads = nullptr;
+                                      making.unlock();
+                                    });
+
 }  // namespace
 
 int64_t NumOwnThreads() { return std::max(1u, std::thread::hardware_concurrency()); }
 
 void ScheduleOnOwnThreads(std::function<void()> task) {
-  // Never destroyed: its threads live as long as the process. In a child of fork they do not live
-  // at all, and the tasks are done by those who share them out.
-  static OwnThreads* const threads = new OwnThreads;
+  OwnThreads* threads;
+  {
+    const std::lock_guard<std::mutex> lock(making);
+    if (own_threads == nullptr) own_threads = new OwnThreads;
+    threads = own_threads;
+  }
   threads->Schedule(std::move(task));
 }
 

@@ -236,11 +236,11 @@ def _gather(boxes, scores, indices, labels):
 
 def _take_padded(values, positions, padding):
     """`values[b, positions[b, k]]`, and `padding` where the position is negative."""
-    batch, length, *rest = ops.shape(values)
+    batch, _, *rest = ops.shape(values)
     values = ops.concatenate(
-        [values, ops.full((batch, 1, *rest), padding, dtype=values.dtype)], axis=1
+        [ops.full((batch, 1, *rest), padding, dtype=values.dtype), values], axis=1
     )
-    positions = ops.where(positions < 0, length, positions)
+    positions = ops.maximum(positions + 1, 0)
     if rest:
         positions = ops.expand_dims(positions, 2)
     return ops.take_along_axis(values, positions, axis=1)

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from kvision.testing import (
+    op_compiled,
     op_fuzz,
     op_gradients,
     op_kernels,
@@ -157,6 +158,13 @@ class OpTests:
     def test_xla_invalid(self, invalid):
         with _under_xla():
             op_xla.check_xla_invalid(self.contract, self.contract.invalid[invalid])
+
+    def test_compiled(self, variant):
+        if op_results.on_tensorflow():
+            _skip("it is the way of JAX and PyTorch; XLA is TensorFlow's")
+        self._need_symbolic(variant)
+        with running("native"):
+            op_compiled.check_compiled(self.contract, self.contract.variants[variant])
 
     def test_saved_model(self, variant):
         _need_tensorflow("SavedModels are TensorFlow's")

@@ -41,8 +41,12 @@ def call(name, tensors, attributes):
 
 def _frozen(name, attributes):
     """The attributes as a key, in the types that handlers take."""
-    frozen = []
-    for rule in native.description(name)["attributes"]:
+    rules, frozen = native.description(name)["attributes"], []
+    for unknown in attributes.keys() - {rule["name"] for rule in rules}:
+        raise TypeError(f"{name}: there is no argument `{unknown}`.")
+    for rule in rules:
+        if rule["required"] and rule["name"] not in attributes:
+            raise TypeError(f"{name}: `{rule['name']}` must be given.")
         value = attributes.get(rule["name"], rule["default"])
         if rule["type"] in _LISTS:
             value = tuple(np.ravel(value).tolist())

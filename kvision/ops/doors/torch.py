@@ -97,6 +97,9 @@ def _default(rule):
 def _run(op, *tensors, **attributes):
     inputs = [tensor.contiguous() for tensor in _leaves(tensors)]
     device = inputs[0].device
+    if any(tensor.device != device for tensor in inputs):
+        found = ", ".join(str(tensor.device) for tensor in inputs)
+        raise ValueError(f"{op['name']}: all tensors must be on one device. Received: {found}.")
     described = [(_dtype_name(tensor), tuple(tensor.shape)) for tensor in inputs]
     module = native.module()
     outputs = [
@@ -122,6 +125,7 @@ def _run(op, *tensors, **attributes):
 def _fake(op, *tensors, **attributes):
     """The outputs without their data, from the op's own words: a size may be a symbol."""
     inputs = [list(t) if isinstance(t, list | tuple) else [t] for t in tensors]
+    attributes = _with_defaults(op, attributes)
     sizes = {name: v for name, v in attributes.items() if isinstance(v, int) and v >= 0}
     dtypes = {}
     for rule, group in zip(op["inputs"], inputs, strict=True):
@@ -142,6 +146,11 @@ def _fake(op, *tensors, **attributes):
     return _returned(op, outputs)
 
 
+def _with_defaults(op, attributes):
+    """All attributes: PyTorch hands on those that were given."""
+    return {r["name"]: attributes.get(r["name"], r["default"]) for r in op["attributes"]}
+
+
 def _size(axis, sizes):
     if axis.isdecimal():
         return int(axis)
@@ -153,7 +162,7 @@ def _record(op, rule, ctx, inputs, keyword_only_inputs, output):
     known = dict(zip((r["name"] for r in op["inputs"]), inputs, strict=True))
     ctx.kvision_shapes = {name: _shapes(value) for name, value in known.items()}
     known |= dict(zip((r["name"] for r in op["outputs"]), outputs, strict=True))
-    ctx.kvision_attributes = dict(keyword_only_inputs)
+    ctx.kvision_attributes = _with_defaults(op, keyword_only_inputs)
     ctx.kvision_lists = {
         name: len(known[name]) for name in rule.keeps if isinstance(known[name], list | tuple)
     }
