@@ -140,8 +140,8 @@ py::array ToArray(const Op& op, const TensorRule& rule, const py::handle& value,
     // Floats are no indices and numbers no masks.
     if (!numpy.attr("can_cast")(array.dtype(), wanted, "same_kind").cast<bool>()) {
       throw py::type_error(Complaint(op.speaker, "`", rule.name, "` must be ", NameOf(*dtype),
-                                     ". Received: ",
-                                     py::str(array.dtype()).cast<std::string>(), "."));
+                                     ". Received: ", py::str(array.dtype()).cast<std::string>(),
+                                     "."));
     }
     array = array.attr("astype")(wanted, py::arg("copy") = false);
   }
@@ -152,8 +152,8 @@ Tensor ViewOf(const Op& op, const TensorRule& rule, const py::array& array) {
   const auto name = py::str(array.dtype()).cast<std::string>();
   const std::optional<DType> dtype = DTypeNamed(name);
   if (!dtype) {
-    throw py::type_error(Complaint(op.speaker, "`", rule.name, "` has a dtype that no op takes: ",
-                                   name, "."));
+    throw py::type_error(
+        Complaint(op.speaker, "`", rule.name, "` has a dtype that no op takes: ", name, "."));
   }
   return {*dtype, {array.shape(), array.ndim()}, const_cast<void*>(array.data())};
 }
@@ -164,8 +164,8 @@ py::object CallOnArrays(const Op& op, const py::args& args, const py::kwargs& kw
   const int64_t num_threads =
       given.contains("num_threads") ? given.attr("pop")("num_threads").cast<int64_t>() : 0;
   if (args.size() > op.inputs.size()) {
-    throw py::type_error(Complaint(op.speaker, op.inputs.size(), " tensors are taken. Received: ",
-                                   args.size(), "."));
+    throw py::type_error(Complaint(op.speaker, op.inputs.size(),
+                                   " tensors are taken. Received: ", args.size(), "."));
   }
   std::vector<py::array> arrays;
   std::vector<Tensor> inputs;
@@ -175,8 +175,7 @@ py::object CallOnArrays(const Op& op, const py::args& args, const py::kwargs& kw
     if (i >= args.size() && !given.contains(rule.name)) {
       throw py::type_error(Complaint(op.speaker, "`", rule.name, "` must be given."));
     }
-    const py::object value =
-        i < args.size() ? py::object(args[i]) : given.attr("pop")(rule.name);
+    const py::object value = i < args.size() ? py::object(args[i]) : given.attr("pop")(rule.name);
     const std::string_view type = rule.dtype;
     std::optional<DType> dtype = own;
     if (type == "box") {
@@ -279,8 +278,7 @@ py::list Describe(const std::vector<TensorRule>& rules) {
   py::list list;
   for (const TensorRule& rule : rules) {
     list.append(py::dict(py::arg("name") = rule.name, py::arg("dtype") = rule.dtype,
-                         py::arg("axes") = rule.axes,
-                         py::arg("list") = rule.list,
+                         py::arg("axes") = rule.axes, py::arg("list") = rule.list,
                          py::arg("shape_from") = rule.shape_from));
   }
   return list;
@@ -325,11 +323,10 @@ py::dict FfiCapsules() {
 
 void DefineCalls(py::module_& module) {
   for (const Op& op : AllOps()) {
-    module.attr(op.name) = py::cpp_function(
-        [&op](const py::args& args, const py::kwargs& kwargs) {
-          return CallOnArrays(op, args, kwargs);
-        },
-        py::name(op.name), py::scope(module), py::doc(op.doc));
+    module.attr(op.name) =
+        py::cpp_function([&op](const py::args& args,
+                               const py::kwargs& kwargs) { return CallOnArrays(op, args, kwargs); },
+                         py::name(op.name), py::scope(module), py::doc(op.doc));
   }
   module.def("ops", &DescribeOps, "Every op: its tensors, its attributes and its documentation.");
   module.def("output_specs", &OutputSpecs, py::arg("op"), py::arg("inputs"), py::arg("attributes"),

@@ -76,8 +76,8 @@ Error Backward(const Call& call) {
 #ifdef KVISION_WITH_CUDA
   if (call.device.on_cuda) {
     return call.OnCuda(RoiAlignBackwardCudaWorkspace(parameters), [&](void* workspace) {
-      return RoiAlignBackwardCuda<T>(parameters, output_gradient, boxes, box_levels, all,
-                                     workspace, call.device.stream);
+      return RoiAlignBackwardCuda<T>(parameters, output_gradient, boxes, box_levels, all, workspace,
+                                     call.device.stream);
     });
   }
 #endif
@@ -98,7 +98,8 @@ Error RunBackward(const Call& call) {
 }
 
 Op RoiAlign() {
-  Op op("roi_align", R"(Average of bilinear samples in the bins of each box, read from its own level.
+  Op op("roi_align",
+        R"(Average of bilinear samples in the bins of each box, read from its own level.
 
 features: maps (batch, height, width, channels), each of its own height and width.
 boxes: (batch, num_boxes, 4), x1 y1 x2 y2.
