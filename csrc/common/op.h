@@ -37,7 +37,8 @@ namespace kvision {
 
 enum class DType { kBool, kInt32, kFloat16, kBFloat16, kFloat32, kFloat64 };
 
-constexpr const char* kDTypeNames[] = {"bool", "int32", "float16", "bfloat16", "float32", "float64"};
+constexpr const char* kDTypeNames[] = {"bool",     "int32",   "float16",
+                                       "bfloat16", "float32", "float64"};
 
 inline const char* NameOf(DType dtype) { return kDTypeNames[static_cast<int>(dtype)]; }
 
@@ -156,7 +157,7 @@ struct Op {
 
   const char* name;  // "roi_align": Kvision>RoiAlign, kvision_roi_align
   const char* doc;
-  const char* speaker;             // who speaks in its errors
+  const char* speaker;              // who speaks in its errors
   std::vector<const char*> dtypes;  // what T may be
   std::vector<TensorRule> inputs, outputs;
   std::vector<AttributeRule> attributes;
@@ -176,6 +177,9 @@ struct Op {
 
   std::string target() const { return std::string("kvision_") + name; }
 };
+
+// "float32 or float64".
+KVISION_EXPORT std::string Alternatives(const std::vector<const char*>& names);
 
 struct KVISION_EXPORT RegisteredOp {
   explicit RegisteredOp(Op op);
