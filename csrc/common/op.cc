@@ -28,7 +28,9 @@ Shape ShapeOf(const AttributeRule& rule, int64_t number) {
   return number % columns == 0 ? Shape{number / columns, columns} : Shape{number};
 }
 
-std::string List(const std::vector<const char*>& names) {
+}  // namespace
+
+std::string Alternatives(const std::vector<const char*>& names) {
   std::string text;
   for (const char* name : names) {
     if (!text.empty()) text += name == names.back() ? " or " : ", ";
@@ -36,8 +38,6 @@ std::string List(const std::vector<const char*>& names) {
   }
   return text;
 }
-
-}  // namespace
 
 RegisteredOp::RegisteredOp(Op op) {
   Registry& registry = TheRegistry();
@@ -96,7 +96,7 @@ std::string Signature::MatchDType(const TensorRule& rule, DType dtype) {
       if (std::string_view(NameOf(dtype)) == allowed) dtype_ = dtype;
     }
     if (dtype_) return {};
-    return Complaint(op_.speaker, "`", rule.name, "` must be ", List(op_.dtypes),
+    return Complaint(op_.speaker, "`", rule.name, "` must be ", Alternatives(op_.dtypes),
                      ". Received: ", NameOf(dtype), ".");
   }
   if (dtype == DTypeOf(rule)) return {};

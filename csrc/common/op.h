@@ -185,6 +185,9 @@ struct Op {
   std::string target() const { return std::string("kvision_") + name; }
 };
 
+// "float32 or float64".
+KVISION_EXPORT std::string Alternatives(const std::vector<const char*>& names);
+
 struct KVISION_EXPORT RegisteredOp {
   explicit RegisteredOp(Op op);
 };

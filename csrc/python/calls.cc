@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <optional>
 #include <stdexcept>
@@ -53,7 +54,7 @@ py::object Fallback(const AttributeRule& rule) {
 template <typename T>
 Value CastList(const py::handle& value) {
   const auto array = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(value);
-  if (!array) throw py::error_already_set();
+  if (!array) throw py::cast_error();
   return std::vector<T>(array.data(), array.data() + array.size());
 }
 
@@ -75,22 +76,25 @@ Value Cast(const AttributeRule& rule, const py::handle& value) {
   return {};
 }
 
-// Takes the attributes out of `given`.
-Attributes TakeAttributes(const Op& op, py::dict given) {
+// Takes the value of an attribute out of `given`.
+Value Take(const Op& op, const AttributeRule& rule, py::dict given) {
+  if (!given.contains(rule.name)) {
+    if (rule.fallback != nullptr) return Cast(rule, Fallback(rule));
+    throw py::type_error(Complaint(op.speaker, "`", rule.name, "` must be given."));
+  }
+  const py::object value = given.attr("pop")(rule.name);
+  try {
+    return Cast(rule, value);
+  } catch (const py::cast_error&) {
+    throw py::type_error(Complaint(op.speaker, "`", rule.name, "` has a wrong type: ",
+                                   py::repr(value).cast<std::string>(), "."));
+  }
+}
+
+Attributes TakeAttributes(const Op& op, const py::dict& given) {
   Attributes attributes(&op.attributes);
   for (size_t i = 0; i < op.attributes.size(); ++i) {
-    const AttributeRule& rule = op.attributes[i];
-    const bool is_given = given.contains(rule.name);
-    if (!is_given && rule.fallback == nullptr) {
-      throw py::type_error(Complaint(op.speaker, "`", rule.name, "` must be given."));
-    }
-    try {
-      attributes.Set(i, Cast(rule, is_given ? py::object(given[rule.name]) : Fallback(rule)));
-    } catch (const py::cast_error&) {
-      throw py::type_error(Complaint(op.speaker, "`", rule.name, "` has a wrong type: ",
-                                     py::repr(given[rule.name]).cast<std::string>(), "."));
-    }
-    if (is_given) given.attr("pop")(rule.name);
+    attributes.Set(i, Take(op, op.attributes[i], given));
   }
   return attributes;
 }
@@ -134,7 +138,13 @@ py::dtype NumpyType(DType dtype) { return py::dtype::from_args(py::str(NameOf(dt
 py::array ToArray(const Op& op, const TensorRule& rule, const py::handle& value,
                   std::optional<DType> dtype) {
   py::module_ numpy = py::module_::import("numpy");
-  py::array array = numpy.attr("asarray")(value);
+  py::array array;
+  try {
+    array = numpy.attr("asarray")(value);
+  } catch (py::error_already_set& error) {
+    throw py::type_error(Complaint(op.speaker, "`", rule.name,
+                                   "` is no array: ", py::str(error.value()).cast<std::string>()));
+  }
   if (dtype) {
     const py::dtype wanted = NumpyType(*dtype);
     // Floats are no indices and numbers no masks.
@@ -151,9 +161,12 @@ py::array ToArray(const Op& op, const TensorRule& rule, const py::handle& value,
 Tensor ViewOf(const Op& op, const TensorRule& rule, const py::array& array) {
   const auto name = py::str(array.dtype()).cast<std::string>();
   const std::optional<DType> dtype = DTypeNamed(name);
-  if (!dtype) {
-    throw py::type_error(
-        Complaint(op.speaker, "`", rule.name, "` has a dtype that no op takes: ", name, "."));
+  const bool own = std::string_view(rule.dtype) == "T";
+  const auto is_name = [&](const char* allowed) { return name == allowed; };
+  if (!dtype || (own && std::none_of(op.dtypes.begin(), op.dtypes.end(), is_name))) {
+    throw py::type_error(Complaint(op.speaker, "`", rule.name, "` must be ",
+                                   own ? Alternatives(op.dtypes) : rule.dtype, ". Received: ", name,
+                                   "."));
   }
   return {*dtype, {array.shape(), array.ndim()}, const_cast<void*>(array.data())};
 }
@@ -161,8 +174,8 @@ Tensor ViewOf(const Op& op, const TensorRule& rule, const py::array& array) {
 py::object CallOnArrays(const Op& op, const py::args& args, const py::kwargs& kwargs) {
   py::dict given = py::dict(**kwargs);
   const Attributes attributes = TakeAttributes(op, given);
-  const int64_t num_threads =
-      given.contains("num_threads") ? given.attr("pop")("num_threads").cast<int64_t>() : 0;
+  static constexpr AttributeRule kNumThreads = {"num_threads", Kind::kInt, "0"};
+  const int64_t num_threads = std::get<int64_t>(Take(op, kNumThreads, given));
   if (args.size() > op.inputs.size()) {
     throw py::type_error(Complaint(op.speaker, op.inputs.size(),
                                    " tensors are taken. Received: ", args.size(), "."));
@@ -190,8 +203,10 @@ py::object CallOnArrays(const Op& op, const py::args& args, const py::kwargs& kw
     };
     if (rule.list == nullptr) {
       append(value);
-    } else {
+    } else if (py::isinstance<py::sequence>(value)) {
       for (const py::handle element : value) append(element);
+    } else {
+      throw py::type_error(Complaint(op.speaker, "`", rule.name, "` must be a list of arrays."));
     }
   }
   RefuseRest(op, given);
@@ -319,15 +334,35 @@ py::dict FfiCapsules() {
   return all;
 }
 
+// What `inspect.signature` reads, before the documentation.
+std::string Documentation(const Op& op) {
+  std::string text = std::string(op.name) + "(";
+  for (const TensorRule& rule : op.inputs) text += std::string(rule.name) + ", ";
+  text += "*, ";
+  for (const AttributeRule& rule : op.attributes) {
+    text += rule.name;
+    if (rule.fallback != nullptr) {
+      const py::object value = Fallback(rule);
+      const bool infinite = std::string(rule.fallback) == "-inf";
+      text += "=" + (infinite ? "-1e999" : py::repr(value).cast<std::string>());  // no literal
+    }
+    text += ", ";
+  }
+  return text + "num_threads=0)\n--\n\n" + op.doc;
+}
+
 }  // namespace
 
 void DefineCalls(py::module_& module) {
+  py::options options;
+  options.disable_function_signatures();
   for (const Op& op : AllOps()) {
     module.attr(op.name) =
         py::cpp_function([&op](const py::args& args,
                                const py::kwargs& kwargs) { return CallOnArrays(op, args, kwargs); },
-                         py::name(op.name), py::scope(module), py::doc(op.doc));
+                         py::name(op.name), py::scope(module), py::doc(Documentation(op).c_str()));
   }
+  options.enable_function_signatures();
   module.def("ops", &DescribeOps, "Every op: its tensors, its attributes and its documentation.");
   module.def("output_specs", &OutputSpecs, py::arg("op"), py::arg("inputs"), py::arg("attributes"),
              "The (dtype, shape) of every output of an op, from those of its inputs.");
