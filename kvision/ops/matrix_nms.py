@@ -8,7 +8,6 @@ from kvision.ops.operation import call_operation
 from kvision.ops.score_decay import ScoreDecayOperation, decayed, labelled_ious
 from kvision.ops.suppression import best_first, candidate_scores
 
-
 # Boxes that others are compared with at a time: the largest temporary is (_TILE, num_boxes).
 _TILE = 256
 
