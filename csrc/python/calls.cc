@@ -258,7 +258,8 @@ Described OutputSpecs(const std::string& name, const Described& inputs, const py
 
 void RunOnPointers(const std::string& name, const Pointed& inputs, const Pointed& outputs,
                    const py::dict& given, const std::optional<uintptr_t>& stream,
-                   const std::optional<py::function>& allocate, int64_t num_threads) {
+                   [[maybe_unused]] const std::optional<py::function>& allocate,
+                   int64_t num_threads) {
   const Op& op = OpNamed(name);
   const Attributes attributes = TakeAttributes(op, given.attr("copy")());
   const std::vector<Tensor> input_views = ViewsOf(op, inputs), output_views = ViewsOf(op, outputs);

@@ -2,6 +2,9 @@
 
 import importlib.util
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,26 @@ def test_arrays_of_other_layouts(module):
     assert kept.tolist()[: int(count)] == [1, 2]
 
 
+def test_threads_work_in_a_child_of_fork(module):
+    code = f"""
+import os, sys, time, numpy
+from kvision.testing.kernel_process import load
+module = load({module.__file__!r})
+boxes = numpy.random.default_rng(0).uniform(0, 9, (1, 999, 4)).astype("float32")
+threads = lambda: len(os.listdir("/proc/self/task"))
+before, wanted = threads(), module.pairwise_iou(boxes, boxes, num_threads=2).tobytes()
+started = threads() - before
+if (child := os.fork()) == 0:
+    before, found = threads(), module.pairwise_iou(boxes, boxes, num_threads=2).tobytes()
+    os._exit(0 if found == wanted and threads() - before == started else 1)
+print(started, os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == [str(len(os.sched_getaffinity(0)) - 1), "0"], done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "arguments", "message"),
     [
@@ -63,7 +86,11 @@ def test_arrays_of_other_layouts(module):
         (TypeError, {"iou_threshold": 0.5, "max_output_size": 2.5}, "`max_output_size` has a wro"),
         (TypeError, {"iou_threshold": 0.5, "scores": SCORES + 1j}, "`scores` must be float32"),
         (TypeError, {"iou_threshold": 0.5, "boxes": [[0], [0, 1]]}, "`boxes` is no array"),
-        (ValueError, {"iou_threshold": 0.5, "scores": SCORES[None]}, r"`scores` must have shape \("),
+        (
+            ValueError,
+            {"iou_threshold": 0.5, "scores": SCORES[None]},
+            r"`scores` must have shape \(",
+        ),
         (ValueError, {"iou_threshold": 2.0}, r"`iou_threshold` must be in \[0, 1\]"),
     ],
 )

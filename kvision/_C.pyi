@@ -1,0 +1,271 @@
+# ruff: noqa: E501
+"""The native kernels on NumPy arrays. Written by tools/stub.py."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from numpy import ndarray
+from numpy.typing import ArrayLike
+
+_Described = Sequence[tuple[str, Sequence[int]]]
+_Pointed = Sequence[tuple[int, str, Sequence[int]]]
+
+def batched_nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    *,
+    iou_threshold: float,
+    score_threshold: float = ...,
+    max_output_size: int = 100,
+    max_output_size_per_class: int = 100,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray, ndarray]:
+    """Greedy non-maximum suppression within every image and class, merged into each image's best.
+
+    Detections descend by score; equal scores ascend by box index, then by class.
+
+    boxes: (B, N, C, 4), or (B, N, 1, 4) where classes share boxes; x1 y1 x2 y2.
+    scores: (B, N, C). Only scores greater than `score_threshold` are candidates; NaN and -inf never
+      are.
+    iou_threshold: boxes are suppressed above it. Compared with float IoUs as the float it is: round a
+      double down.
+    score_threshold: -inf for none.
+    max_output_size: K, detections an image.
+    max_output_size_per_class: detections of each class of an image at most.
+    indices: (B, K), the box of each detection, padded with -1.
+    labels: (B, K), the class of each detection, padded with -1.
+    num_detections: (B,).
+    """
+
+def build_info() -> dict[str, str]:
+    """What the library was built with; empty where a part was left out."""
+
+def elementwise_iou(
+    boxes1: ArrayLike,
+    boxes2: ArrayLike,
+    *,
+    kind: str = "iou",
+    num_threads: int = 0,
+) -> ndarray:
+    """IoU, GIoU, DIoU or CIoU of the boxes at equal places."""
+
+def elementwise_iou_gradient(
+    output_gradient: ArrayLike,
+    boxes1: ArrayLike,
+    boxes2: ArrayLike,
+    *,
+    kind: str = "iou",
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray]:
+    """Gradients of the overlaps with respect to both sets of boxes."""
+
+def ffi_handlers() -> dict[str, dict[str, Any]]:
+    """The handlers of XLA's foreign function interface, by target and platform."""
+
+def match_boxes(
+    boxes: ArrayLike,
+    valid: ArrayLike,
+    crowd: ArrayLike,
+    candidates: ArrayLike,
+    *,
+    positive_threshold: float,
+    negative_threshold: float,
+    allow_low_quality: bool = False,
+    crowd_overlap: float = 0.7,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray]:
+    """Which box of the ground truth each candidate stands for, by IoU, without a matrix of IoUs.
+
+    boxes: (B, M, 4), x1 y1 x2 y2.
+    valid: (B, M). False marks padding.
+    crowd: (B, M). Negative candidates that lie in such a box are ignored.
+    candidates: (B, N, 4), or (1, N, 4) where images share them.
+    matches: (B, N), the valid box of the greatest IoU.
+    status: (B, N), 1 for positive, 0 for negative, -1 for ignored.
+    """
+
+def matrix_nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    method: str = "gaussian",
+    sigma: float = 2.0,
+    score_threshold: float = 0.0,
+    max_output_size: int = -1,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray, ndarray]:
+    """Matrix non-maximum suppression of one set of boxes.
+
+    boxes: (N, 4), x1 y1 x2 y2.
+    scores: (N,). Only scores greater than `score_threshold` are candidates; NaN and -inf never are.
+    labels: (N,). Boxes of different labels do not see each other.
+    method: "linear" or "gaussian": f(x) = 1 - x or exp(-sigma x^2) in the decay min f(IoU) / f(c).
+    sigma: of the Gaussian, positive.
+    score_threshold: decayed scores must be greater; -inf for none.
+    max_output_size: length of `indices`; -1 for N.
+    indices: boxes by descending decayed score, padded with -1.
+    decayed_scores: their decayed scores, padded with 0.
+    count: how many there are.
+    """
+
+def nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    *,
+    iou_threshold: float,
+    score_threshold: float = ...,
+    max_output_size: int = -1,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray]:
+    """Greedy non-maximum suppression of one set of boxes.
+
+    boxes: (N, 4), x1 y1 x2 y2.
+    scores: (N,). Only scores greater than `score_threshold` are candidates; NaN and -inf never are.
+    iou_threshold: boxes are suppressed above it. Compared with float IoUs as the float it is: round a
+      double down.
+    score_threshold: -inf for none.
+    max_output_size: length of `indices`; -1 for N.
+    indices: boxes kept by descending score, padded with -1.
+    count: how many are kept.
+    """
+
+def ops() -> list[dict[str, Any]]:
+    """Every op: its tensors, its attributes and its documentation."""
+
+def output_specs(
+    op: str,
+    inputs: _Described,
+    attributes: Mapping[str, Any],
+) -> list[tuple[str, list[int]]]:
+    """The (dtype, shape) of every output of an op, from those of its inputs."""
+
+def pairwise_iou(
+    boxes1: ArrayLike,
+    boxes2: ArrayLike,
+    *,
+    kind: str = "iou",
+    num_threads: int = 0,
+) -> ndarray:
+    """IoU, GIoU, DIoU or CIoU of every pair of boxes."""
+
+def pairwise_iou_gradient(
+    output_gradient: ArrayLike,
+    boxes1: ArrayLike,
+    boxes2: ArrayLike,
+    *,
+    kind: str = "iou",
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray]:
+    """Gradients of the overlaps with respect to both sets of boxes."""
+
+def roi_align(
+    features: Sequence[ArrayLike],
+    boxes: ArrayLike,
+    levels: ArrayLike,
+    *,
+    spatial_scales: ArrayLike,
+    output_height: int,
+    output_width: int,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    num_threads: int = 0,
+) -> ndarray:
+    """Average of bilinear samples in the bins of each box, read from its own level.
+
+    features: maps (batch, height, width, channels), each of its own height and width.
+    boxes: (batch, num_boxes, 4), x1 y1 x2 y2.
+    levels: (batch, num_boxes), the map that a box reads; zeros where there is none.
+    spatial_scales: cells of each map per unit of the boxes.
+    sampling_ratio: samples of a bin along each axis; 0 for as many as it has cells, rounded up.
+    aligned: whether boxes are shifted by half a cell.
+    output: (batch, num_boxes, output_height, output_width, channels).
+    """
+
+def roi_align_gradient(
+    output_gradient: ArrayLike,
+    boxes: ArrayLike,
+    levels: ArrayLike,
+    *,
+    spatial_scales: ArrayLike,
+    feature_shapes: ArrayLike,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    num_threads: int = 0,
+) -> list[ndarray]:
+    """Gradient of roi_align with respect to its features.
+
+    feature_shapes: of the features, one row each.
+    """
+
+def roi_pool(
+    features: ArrayLike,
+    boxes: ArrayLike,
+    *,
+    spatial_scale: ArrayLike,
+    output_height: int,
+    output_width: int,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray]:
+    """Maximum of the features in the bins of each box.
+
+    features: (batch, height, width, channels), fewer than 2^31 cells a map.
+    boxes: (batch, num_boxes, 4), x1 y1 x2 y2.
+    spatial_scale: cells of the map per unit of the boxes.
+    output: (batch, num_boxes, output_height, output_width, channels), 0 where a bin has no cells.
+    argmax: the cell y * width + x of each value, -1 where a bin has no cells.
+    """
+
+def roi_pool_gradient(
+    output_gradient: ArrayLike,
+    argmax: ArrayLike,
+    boxes: ArrayLike,
+    *,
+    spatial_scale: ArrayLike,
+    feature_shape: ArrayLike,
+    num_threads: int = 0,
+) -> ndarray:
+    """Gradient of roi_pool with respect to its features.
+
+    boxes, spatial_scale: those that gave `argmax`.
+    feature_shape: of the features.
+    """
+
+def run(
+    op: str,
+    inputs: _Pointed,
+    outputs: _Pointed,
+    attributes: Mapping[str, Any],
+    stream: int | None = None,
+    allocate: Callable[[int], int] | None = None,
+    num_threads: int = 0,
+) -> None:
+    """Runs an op on memory of somebody else: tensors are (address, dtype, shape), contiguous; with a stream, a cudaStream_t, on its device, where `allocate(bytes)` gives the address of memory that lives until the kernels have run."""
+
+def soft_nms(
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    method: str = "gaussian",
+    sigma: float = 0.5,
+    iou_threshold: float = 0.3,
+    score_threshold: float = 0.001,
+    max_output_size: int = -1,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray, ndarray]:
+    """Soft non-maximum suppression of one set of boxes.
+
+    boxes: (N, 4), x1 y1 x2 y2.
+    scores: (N,). Only scores greater than `score_threshold` are candidates; NaN and -inf never are.
+    labels: (N,). Boxes of different labels do not see each other.
+    method: "linear": scores are multiplied by 1 - IoU above `iou_threshold`. "gaussian": by
+      exp(-IoU^2 / sigma).
+    sigma: of the Gaussian, positive.
+    iou_threshold: of the linear method. Compared with float IoUs as the float it is.
+    score_threshold: -inf for none.
+    max_output_size: length of `indices`; -1 for N.
+    indices: boxes by order of selection, padded with -1.
+    decayed_scores: their scores when they were selected, padded with 0.
+    count: how many are selected.
+    """
