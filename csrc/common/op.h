@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "common/export.h"
+#include "common/float_mode.h"
 #include "common/half.h"
 #include "common/parallel.h"
 #include "common/shapes.h"
@@ -313,7 +314,7 @@ class Call {
     return static_cast<T*>(Outputs(name)[0].data);
   }
 
-  Error Run() const { return signature_.op().run(*this); }
+  Error Run() const;
 
   bool HasNoOutput() const {
     for (const Tensor& output : outputs_) {
@@ -360,6 +361,19 @@ class Call {
   const Signature& signature_;
   Span<const Tensor> inputs_, outputs_;
 };
+
+inline Error Call::Run() const {
+  if (device.on_cuda) return signature_.op().run(*this);
+  const DefaultFloatMode mode;
+  const auto parallel_for = [&](int64_t total, int64_t cost, RangeBody body) {
+    device.parallel_for(total, cost, [&](int64_t begin, int64_t end) {
+      const DefaultFloatMode mode_of_thread;
+      body(begin, end);
+    });
+  };
+  const Device cpu = Device::Cpu(parallel_for);
+  return signature_.op().run(Call(signature_, attributes, inputs_, outputs_, cpu));
+}
 
 template <typename T>
 constexpr DType DTypeFor() {

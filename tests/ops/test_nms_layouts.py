@@ -1,13 +1,17 @@
 """The native kernel on layouts made to mislead a search by place, against every pair of boxes."""
 
+import functools
 import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+
+import kvision
 
 # Around the sizes from which boxes are sorted and searched in another way, and between them.
 SIZES = (3, 63, 255, 256, 257, 700, 1023, 1025, 1500)
@@ -149,6 +153,35 @@ def test_every_layout_keeps_what_all_pairs_keep(isa):
         cwd=Path(__file__).parents[2],
         check=True,
     )
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_threads_that_take_subnormals_for_zeros_decide_the_same(compiled):
+    """Those of TensorFlow and XLA do, and areas would be 0."""
+    size = 500
+    rng = np.random.default_rng(size)
+    boxes = subnormal_areas(rng, size).astype("float32")
+    scores = rng.permutation(size).astype("float32")
+    with kvision.ops.native.implementation("native"):
+        nms = functools.partial(kvision.ops.nms, iou_threshold=0.3, max_output_size=size)
+        if compiled:
+            nms = _compiled(nms)
+        indices = np.asarray(nms(*map(keras.ops.convert_to_tensor, (boxes, scores))))
+    np.testing.assert_array_equal(indices[indices >= 0], greedy(boxes, scores, 0.3))
+
+
+def _compiled(function):
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import torch
+
+    return torch.compile(function)
 
 
 if __name__ == "__main__":

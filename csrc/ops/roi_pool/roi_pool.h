@@ -14,8 +14,6 @@
 //   - A bin without cells, as all of an empty map are: 0, and -1 as argmax.
 //   - A box with a NaN or infinite corner, scaled or not, or an infinite extent: the same.
 //   - Any size may be zero, and then there is nothing to do.
-// Values of subnormal size compare as the thread's floating-point mode has it: TensorFlow's threads
-// take those of float and bfloat16 on the CPU for zeros.
 //
 // The gradient of a value goes to its argmax alone. A cell's sum takes the bins in their order,
 // half types in float, so that its bits depend on neither the number of threads nor the run. There
