@@ -89,7 +89,7 @@ def _module(contract):
         return contract.kernel_module
     from kvision.ops import native
 
-    return str(next(native.library_path().parent.glob("_C.*")))
+    return native.module().__file__
 
 
 def _request(call, num_threads):
