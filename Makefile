@@ -1,4 +1,5 @@
-# make setup | demo | test | lint | format | bench | conformance | sanitize | ptxas | build | clean
+# make setup | demo | test | test-jax | test-torch | doors | lint | format | bench | conformance | sanitize
+#      ptxas | gpu-check | gpu-wheels | build | clean
 # Everything happens in .venv, which the first target called makes, with PYTHON if that is given.
 
 SHELL := /bin/sh
@@ -9,13 +10,16 @@ REQUIRED := import functools, sys, tomllib; \
 	print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open("pyproject.toml", "rb"))))
 C_FILES = $$(git ls-files '*.c' '*.cc' '*.cu' '*.cuh' '*.h' '*.inc')
 DEMO_SEED ?= 7
+# Environments with Keras on JAX alone and on PyTorch alone; made unless there is another folder of them.
+BACKENDS ?= build/backends
 # Pythons of environments with the libraries that kvision is compared with; made unless named.
 PEER ?= build/peers/torchvision/bin/python
 ADDONS_PEER ?= build/peers/addons/bin/python
 KERAS_CV_PEER ?= build/peers/keras_cv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test lint format bench conformance sanitize ptxas clean build
+.PHONY: setup demo test test-jax test-torch doors lint format bench conformance sanitize ptxas gpu-check \
+	gpu-wheels clean build
 
 setup: $(VENV)/.built
 
@@ -39,6 +43,32 @@ demo: setup
 test: setup
 	KVISION_REQUIRE_OPS=1 $(RUN) -m pytest
 
+# The same tests where there is no TensorFlow: Keras on JAX alone, and on PyTorch alone (5 GB). A copy
+# of the checkout is installed there, because the native library of this one is built for TensorFlow.
+test-jax test-torch: test-%: $(BACKENDS)/%/bin/python
+	rm -rf $(BACKENDS)/$*/source
+	mkdir $(BACKENDS)/$*/source
+	git ls-files -z --cached --others --exclude-standard --deduplicate | \
+		xargs -0 cp --preserve=timestamps --parents -t $(BACKENDS)/$*/source
+	cd $(BACKENDS)/$*/source && \
+		KVISION_TENSORFLOW=none KVISION_BUILD_DIR=../build ../bin/python -m pip install $(QUIETLY) \
+			--no-build-isolation -e '.[$*,all,dev]' && \
+		KVISION_DATA=$(or $(KVISION_DATA),$(abspath ../shared/data)) KERAS_BACKEND=$* KVISION_REQUIRE_OPS=1 \
+			../bin/python -m pytest $(TESTS)
+
+# Training through TensorFlow, its XLA, JAX and PyTorch; the copies installed there are brought up to date first.
+doors: setup
+	$(MAKE) test-jax test-torch TESTS=tests/test_build.py
+	$(RUN) -m tests.conformance.doors --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
+	$(RUN) benchmarks/doors.py --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
+
+build/backends/%/bin/python:
+	rm -rf build/backends/$*.partial
+	python=$$(tools/prerequisites.sh) && "$$python" -m venv build/backends/$*.partial
+	build/backends/$*.partial/bin/python -m pip install $(QUIETLY) --upgrade \
+		$$(build/backends/$*.partial/bin/python -c '$(REQUIRED)' build-system requires)
+	mv build/backends/$*.partial build/backends/$*
+
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -51,7 +81,7 @@ format: setup
 
 # Against torchvision (5 GB).
 bench: setup $(PEER)
-	for file in benchmarks/[a-z]*.py; do $(RUN) $$file --peer $(PEER) || exit 1; done
+	for file in $(filter-out %/doors.py,$(wildcard benchmarks/[a-z]*.py)); do $(RUN) $$file --peer $(PEER) || exit 1; done
 
 PACKAGES_torchvision = numpy $$($(RUN) -c '$(REQUIRED)' project optional-dependencies interop)
 PACKAGES_addons = 'tensorflow-cpu==2.15.*' tensorflow-addons==0.23.0
@@ -80,6 +110,18 @@ sanitize: $(VENV)/.installed
 # Registers and spills of the CUDA kernels, where there is nvcc.
 ptxas: $(VENV)/.installed
 	$(RUN) tools/ptxas.py
+
+# On a machine with an NVIDIA GPU, with its own Python and without TensorFlow: docs/gpu.md. PARTS="build check" chooses.
+WHEELS ?= .wheels
+gpu-check:
+	$(or $(PYTHON),python3) -m tools.gpu_check --wheels $(WHEELS) $(PARTS)
+
+# What such a machine lacks, to be carried there; for Python 3.12 unless GPU_PYTHON=3.13, say.
+GPU_PYTHON ?= 3.12
+gpu-wheels:
+	$(or $(PYTHON),python3) -m pip download $(QUIETLY) --no-deps --only-binary=:all: --implementation cp --python-version $(GPU_PYTHON) \
+		$(foreach version,2_28 2_27 2_17,--platform manylinux_$(version)_x86_64) -d $(WHEELS) \
+		'keras==3.15.*' optree namex 'faster-coco-eval>=1.6'
 
 # The native library alone, incrementally, for the TensorFlow of an environment of your own.
 build:

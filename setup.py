@@ -12,8 +12,12 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 BUILD_OPS = os.environ.get("KVISION_BUILD_OPS", "1") != "0"
-BUILD_TF_OPS = BUILD_OPS and os.environ.get("KVISION_TF", "ON") != "OFF"
-OPTIONS = ("KVISION_TF", "KVISION_CUDA", "KVISION_CUDA_ARCHITECTURES")
+BUILD_TF_OPS = (
+    BUILD_OPS
+    and os.environ.get("KVISION_TF", "ON") != "OFF"
+    and os.environ.get("KVISION_TENSORFLOW") != "none"
+)
+OPTIONS = ("KVISION_CUDA", "KVISION_CUDA_ARCHITECTURES")
 
 
 def tensorflow_requirements() -> tuple[list[str], list[str]]:
@@ -40,7 +44,7 @@ def tensorflow_requirements() -> tuple[list[str], list[str]]:
 
 
 class CMakeBuild(build_ext):
-    """Builds both libraries, `_tf_ops.so` and `_C`, by CMake straight into the package."""
+    """Builds the libraries, `_C` and `_tf_ops.so`, by CMake straight into the package."""
 
     def run(self):
         import ninja
@@ -53,6 +57,7 @@ class CMakeBuild(build_ext):
         subprocess.run(
             [
                 *cmake, "-G", "Ninja", "-S", ROOT, "-B", build, *options,
+                f"-DKVISION_TF={'ON' if BUILD_TF_OPS else 'OFF'}",
                 f"-DCMAKE_MAKE_PROGRAM={Path(ninja.BIN_DIR) / 'ninja'}",
                 f"-DPython_EXECUTABLE={sys.executable}",
                 f"-DKVISION_OUTPUT_DIRECTORY={output}",

@@ -114,7 +114,7 @@ def _measure(name, work, ask_peer, rounds):
     for _ in range(rounds + 1):  # the first round compiles
         sums = {}
         for library, function in functions.items():
-            milliseconds, results = _timed(function)
+            milliseconds, results = timed(function)
             times.setdefault(library, []).append(milliseconds)
             sums[library] = work.checksum(results)
         if work.torchvision is not None:
@@ -160,7 +160,7 @@ def _peer_side(work):
     return run
 
 
-def _timed(function):
+def timed(function):
     """Milliseconds of a turn, and its results as arrays.
 
     A turn is one call, or the median of nine where calls are short: what the other sides left in
@@ -180,7 +180,7 @@ def _serve(workloads):
     for name in map(str.strip, sys.stdin):
         if name not in sides:
             sides = {name: _peer_side(workloads[name])}
-        milliseconds, results = _timed(sides[name])
+        milliseconds, results = timed(sides[name])
         print(milliseconds, workloads[name].checksum(results), flush=True)
 
 

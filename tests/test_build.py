@@ -86,6 +86,7 @@ def test_without_tensorflow_there_are_still_keras_and_numpy(build):
     arguments = build(KVISION_TENSORFLOW="none")
     assert _tensorflow(arguments["install_requires"]) == arguments["setup_requires"] == []
     assert len(arguments["install_requires"]) == 2
+    assert len(arguments["ext_modules"]) == 1
 
 
 def test_a_pure_python_build_needs_no_compiler_and_no_tensorflow(build):

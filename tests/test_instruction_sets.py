@@ -33,9 +33,10 @@ results += native.batched_nms(
 for dtype in ("float32", "float64"):
     features = random.normal(size=(2, 30, 31, 37)).astype(dtype)
     corners = boxes.astype(dtype)
-    pooled = native.roi_align([features], corners, levels, [1.0], (7, 7))
+    given = {"boxes": corners, "levels": levels, "spatial_scales": [1.0]}
+    pooled = native.roi_align([features], **given, output_height=7, output_width=7)
     results += [pooled]
-    results += native.roi_align_gradient(pooled, corners, levels, [1.0], [(30, 31)])
+    results += native.roi_align_gradient(pooled, **given, feature_shapes=[features.shape])
 print(len(results), hashlib.sha256(b"".join(np.asarray(r).tobytes() for r in results)).hexdigest())
 """
 

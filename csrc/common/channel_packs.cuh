@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "common/launch.cuh"
+
 namespace kvision {
 
 constexpr int kPackThreads = 128;
@@ -27,6 +29,14 @@ __device__ inline Pack<T, kPack> LoadPack(const T* from) {
 template <int kPack, typename T>
 __device__ inline void StorePack(const Pack<T, kPack>& pack, T* to) {
   *reinterpret_cast<Pack<T, kPack>*>(to) = pack;
+}
+
+// How many lanes of a warp own a bin together, a pack each: a power of two, and no more than have
+// something to do.
+inline unsigned LanesFor(int64_t packs) {
+  unsigned lanes = 1;
+  while (lanes < kWarp && lanes < packs) lanes *= 2;
+  return lanes;
 }
 
 // Whether tensors of so many channels, the last axis, can be read by packs of kPack.

@@ -31,6 +31,11 @@ KVISION_HOST_DEVICE inline double ToFloat(double value) { return value; }
 // No step passes through a denormal float, so that the results hold under flush-to-zero, which
 // TensorFlow's threads set.
 KVISION_HOST_DEVICE inline float ToFloat(Half value) {
+#ifdef __CUDA_ARCH__
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+  return result;
+#else
   constexpr uint32_t kExponent = 0x7c00u << 13;
   uint32_t bits = (value.bits & 0x7fffu) << 13;
   const uint32_t exponent = bits & kExponent;
@@ -41,6 +46,7 @@ KVISION_HOST_DEVICE inline float ToFloat(Half value) {
     bits = BitCast<uint32_t>(BitCast<float>(bits + (1u << 23)) - BitCast<float>(113u << 23));
   }
   return BitCast<float>(bits | static_cast<uint32_t>(value.bits & 0x8000u) << 16);
+#endif
 }
 
 KVISION_HOST_DEVICE inline float ToFloat(BFloat16 value) {
@@ -60,6 +66,11 @@ KVISION_HOST_DEVICE inline T FromFloat(double value) {
 
 template <>
 KVISION_HOST_DEVICE inline Half FromFloat<Half>(float value) {
+#ifdef __CUDA_ARCH__
+  Half result;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+  return result;
+#else
   uint32_t bits = BitCast<uint32_t>(value);
   const uint32_t sign = bits & 0x80000000u;
   bits ^= sign;
@@ -75,6 +86,7 @@ KVISION_HOST_DEVICE inline Half FromFloat<Half>(float value) {
     half = (bits - ((127u - 15u) << 23) + 0xfffu + odd) >> 13;
   }
   return Half{static_cast<uint16_t>(half | sign >> 16)};
+#endif
 }
 
 template <>

@@ -131,6 +131,13 @@ class Attributes {
   std::vector<Value> values_;
 };
 
+// A size that an attribute gives or, in an op without it such as a gradient, a tensor.
+inline int64_t SizeOr(const Attributes& attributes, const Sizes& sizes, const char* name,
+                      int64_t while_unknown) {
+  if (attributes.Has(name)) return attributes.Int(name);
+  return sizes[name] == kUnknownSize ? while_unknown : sizes[name];
+}
+
 // Ops ------------------------------------------------------------------------------------------
 
 struct TensorRule {

@@ -12,9 +12,11 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <sstream>
+#include <cstdio>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "common/span.h"
@@ -28,13 +30,22 @@ struct ShapeRule {
   const char* axes;
 };
 
+// Text without streams: a library may bring a C++ runtime of its own, whose streams do not work
+// beside another's.
+inline std::string ToText(std::string_view text) { return std::string(text); }
+
+template <typename Number, typename = std::enable_if_t<std::is_arithmetic_v<Number>>>
+std::string ToText(Number number) {
+  if constexpr (std::is_integral_v<Number>) return std::to_string(number);
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", static_cast<double>(number));
+  return text;
+}
+
 // An error in the words of the house: "nms: `boxes` must ... Received: ...". Empty is no error.
 template <typename... Parts>
 std::string Complaint(const char* op, const Parts&... parts) {
-  std::ostringstream text;
-  text << op << ": ";
-  (text << ... << parts);
-  return text.str();
+  return std::string(op) + ": " + (... + ToText(parts));
 }
 
 // The sizes that the names of an op's axes stand for, as far as they are known.
@@ -81,15 +92,9 @@ class Sizes {
   }
 
   static std::string Words(Span<const int64_t> shape) {
-    std::ostringstream text;
-    for (const int64_t size : shape) {
-      if (size == kUnknownSize) {
-        text << "?, ";
-      } else {
-        text << size << ", ";
-      }
-    }
-    return InBrackets(text.str(), shape.size);
+    std::string text;
+    for (const int64_t size : shape) text += (size == kUnknownSize ? "?" : ToText(size)) + ", ";
+    return InBrackets(std::move(text), shape.size);
   }
 
  private:
@@ -139,10 +144,8 @@ class Sizes {
     if (named == nullptr || named->size == kUnknownSize) {
       Bind(name, size, tensor);
     } else if (named->size != size) {
-      std::ostringstream text;
-      text << ", where " << name << " is " << named->size;
-      if (*named->tensor) text << " in `" << named->tensor << "`";
-      *reason = text.str();
+      *reason = ", where " + std::string(name) + " is " + ToText(named->size);
+      if (*named->tensor) *reason += std::string(" in `") + named->tensor + "`";
       return false;
     }
     return true;

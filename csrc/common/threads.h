@@ -53,12 +53,13 @@ void ShareRange(int64_t total, int64_t cost, RangeBody body, int64_t num_threads
                 Schedule&& schedule) {
   // Below this many cycles, or about 10 microseconds, another thread is not worth waking.
   constexpr int64_t kCyclesWorthAThread = 30000, kPartsPerThread = 4;
-  const int64_t worth = total / std::max<int64_t>(kCyclesWorthAThread / std::max<int64_t>(cost, 1), 1);
+  const int64_t worth =
+      total / std::max<int64_t>(kCyclesWorthAThread / std::max<int64_t>(cost, 1), 1);
   const int64_t threads = std::min({num_threads, total, std::max<int64_t>(worth, 1)});
   if (total <= 0) return;
   if (threads == 1) return body(0, total);
-  const auto range = std::make_shared<SharedRange>(
-      total, std::min(total, threads * kPartsPerThread), body);
+  const auto range =
+      std::make_shared<SharedRange>(total, std::min(total, threads * kPartsPerThread), body);
   for (int64_t i = 1; i < threads; ++i) schedule([range] { range->Help(); });
   range->Run();
 }

@@ -30,9 +30,9 @@ inline const Op& OpNamedInTensorFlow(std::string_view name) {
                        [&](const Op& op) { return TensorFlowName(op) == name; });
 }
 
-constexpr tensorflow::DataType kTensorFlowTypes[] = {
-    tensorflow::DT_BOOL,     tensorflow::DT_INT32, tensorflow::DT_HALF,
-    tensorflow::DT_BFLOAT16, tensorflow::DT_FLOAT, tensorflow::DT_DOUBLE};
+constexpr tensorflow::DataType kTensorFlowTypes[] = {tensorflow::DT_BOOL,  tensorflow::DT_INT32,
+                                                     tensorflow::DT_HALF,  tensorflow::DT_BFLOAT16,
+                                                     tensorflow::DT_FLOAT, tensorflow::DT_DOUBLE};
 
 inline tensorflow::DataType TensorFlowType(DType dtype) {
   return kTensorFlowTypes[static_cast<int>(dtype)];

@@ -59,8 +59,8 @@ std::string Literal(const Value& value) {
 std::string Dictionary(const Op& op, const Attributes& attributes) {
   std::string text;
   for (size_t i = 0; i < op.attributes.size(); ++i) {
-    text += (i == 0 ? "" : ", ") + std::string(op.attributes[i].name) + " = " +
-            Literal(attributes[i]);
+    text +=
+        (i == 0 ? "" : ", ") + std::string(op.attributes[i].name) + " = " + Literal(attributes[i]);
   }
   return "{" + text + "}";
 }
@@ -70,9 +70,7 @@ std::string Dictionary(const Op& op, const Attributes& attributes) {
 class CustomCallKernel : public tensorflow::XlaOpKernel {
  public:
   explicit CustomCallKernel(tensorflow::OpKernelConstruction* ctx)
-      : XlaOpKernel(ctx),
-        op_(OpNamedInTensorFlow(ctx->def().op())),
-        attributes_(&op_.attributes) {
+      : XlaOpKernel(ctx), op_(OpNamedInTensorFlow(ctx->def().op())), attributes_(&op_.attributes) {
     OP_REQUIRES_OK(ctx, ReadAttributes(ctx, op_, &attributes_));
     OP_REQUIRES_OK(ctx, ReadListLength(ctx, op_, &list_length_));
   }

@@ -39,9 +39,8 @@ bool Append(const ffi::AnyBuffer& buffer, std::vector<Tensor>* tensors) {
   const std::optional<DType> dtype = DTypeOf(buffer.element_type());
   if (!dtype) return false;
   const auto shape = buffer.dimensions();
-  tensors->push_back({*dtype,
-                      {shape.begin(), static_cast<int64_t>(shape.size())},
-                      buffer.untyped_data()});
+  tensors->push_back(
+      {*dtype, {shape.begin(), static_cast<int64_t>(shape.size())}, buffer.untyped_data()});
   return true;
 }
 
@@ -133,19 +132,24 @@ ffi::Error RunOnHost(const Op& op, ffi::ThreadPool pool, ffi::RemainingArgs args
 template <size_t kIndex>
 XLA_FFI_Error* HandleOnHost(XLA_FFI_CallFrame* frame) {
   static const auto handler =
-      ffi::Ffi::Bind()
-          .Ctx<ffi::ThreadPool>()
-          .RemainingArgs()
-          .RemainingRets()
-          .Attrs()
-          .To([](ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
-                 ffi::Dictionary attributes) {
+      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs().To(
+          [](ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,
+             ffi::Dictionary attributes) {
             return RunOnHost(AllOps()[kIndex], pool, args, rets, attributes);
           });
   return handler->Call(frame);
 }
 
 #ifdef KVISION_WITH_CUDA
+
+// As aligned as memory from CUDA itself; XLA promises 16 bytes, and is asked for no more.
+void* Aligned(ffi::ScratchAllocator& scratch, size_t bytes) {
+  constexpr uintptr_t kAlignment = 256;
+  const auto memory = scratch.Allocate(bytes + kAlignment - 16, 16);
+  if (!memory) return nullptr;
+  const auto address = reinterpret_cast<uintptr_t>(*memory);
+  return reinterpret_cast<void*>((address + kAlignment - 1) / kAlignment * kAlignment);
+}
 
 template <size_t kIndex>
 XLA_FFI_Error* HandleOnCuda(XLA_FFI_CallFrame* frame) {
@@ -158,11 +162,8 @@ XLA_FFI_Error* HandleOnCuda(XLA_FFI_CallFrame* frame) {
           .Attrs()
           .To([](void* stream, ffi::ScratchAllocator scratch, ffi::RemainingArgs args,
                  ffi::RemainingRets rets, ffi::Dictionary attributes) {
-            const auto allocate = [&](size_t bytes) {
-              return scratch.Allocate(bytes, 256).value_or(nullptr);
-            };
-            return RunOp(AllOps()[kIndex], args, rets, attributes,
-                         Device::Cuda(stream, allocate));
+            const auto allocate = [&](size_t bytes) { return Aligned(scratch, bytes); };
+            return RunOp(AllOps()[kIndex], args, rets, attributes, Device::Cuda(stream, allocate));
           });
   return handler->Call(frame);
 }

@@ -95,34 +95,44 @@ def restore_boxes(boxes, original_size, image_size, policy="letterbox"):
 
 
 def resize_images(images, image_size, policy="letterbox", *, interpolation="bilinear"):
-    """Resize images by a policy, in TensorFlow: for ``tf.data`` and for graphs that are exported.
+    """Resize images by a policy: arrays in NumPy, tensors of TensorFlow in TensorFlow.
 
-    Bilinear resizing is antialiased. Training data and served requests both pass through here and
-    so see equal pixels.
+    Bilinear resizing is antialiased: each pixel is a mean, weighted by a triangle as wide as two
+    pixels of the coarser of both images, as in ``tf.image.resize``. Training data and served
+    requests pass through here, so that they see equal pixels; those of the two ways differ by at
+    most one level of a colour, where a mean lies half-way between two.
 
     Args:
-        images: Tensor or array ``(h, w, C)`` or ``(B, h, w, C)``, uint8 or floating in 0..255, of
-            any size known at run time.
+        images: array or TensorFlow tensor ``(h, w, C)`` or ``(B, h, w, C)``, uint8 or floating in
+            0..255; the tensor, in ``tf.data`` and in graphs that are exported, of any size known at
+            run time.
         image_size: ``(H, W)``, two Python ints.
         policy: ``"letterbox"`` or ``"stretch"``.
         interpolation: ``"bilinear"`` for pictures, whose padding is `PADDING_COLOR` (C must be 3
             then), or ``"nearest"`` for maps of labels, whose padding is 0.
 
     Returns:
-        Tensor ``(H, W, C)`` or ``(B, H, W, C)`` of the same dtype; integers are rounded to nearest.
+        Array or tensor ``(H, W, C)`` or ``(B, H, W, C)`` of the same dtype; integers are rounded to
+        nearest.
     """
-    import tensorflow as tf
-
-    target_height, target_width = check_resize("resize_images", image_size, policy)
+    image_size = check_resize("resize_images", image_size, policy)
     if interpolation not in ("bilinear", "nearest"):
         raise ValueError(
             "resize_images: `interpolation` must be 'bilinear' or 'nearest'. "
             f"Received: {interpolation!r}."
         )
-    picture = interpolation == "bilinear"
-    images = tf.convert_to_tensor(images)
+    on_tensorflow = type(images).__module__.startswith("tensorflow")
+    resize = _resize_tensors if on_tensorflow else _resize_arrays
+    return resize(images, image_size, policy, interpolation == "bilinear")
+
+
+def _resize_tensors(images, image_size, policy, picture):
+    import tensorflow as tf
+
+    target_height, target_width = image_size
     size = resized_size(tf.shape(images)[-3:-1], image_size, policy)
-    resized = tf.image.resize(images, size, method=interpolation, antialias=picture)
+    method = "bilinear" if picture else "nearest"
+    resized = tf.image.resize(images, size, method=method, antialias=picture)
     if picture and images.dtype.is_integer:
         resized = tf.round(resized)
     resized = tf.image.pad_to_bounding_box(resized, 0, 0, target_height, target_width)
@@ -136,6 +146,37 @@ def resize_images(images, image_size, policy="letterbox", *, interpolation="bili
     return tf.ensure_shape(
         resized, (*images.shape[:-3], target_height, target_width, images.shape[-1])
     )
+
+
+def _resize_arrays(images, image_size, policy, picture):
+    images = np.asarray(images)
+    original = images.shape[-3:-1]
+    height, width = (int(side) for side in resized_size(original, image_size, policy))
+    padding = PADDING_COLOR if picture and policy == "letterbox" else 0
+    resized = np.empty((*images.shape[:-3], *image_size, images.shape[-1]), images.dtype)
+    resized[...] = np.asarray(padding).astype(images.dtype)
+    if picture:
+        rows, columns = map(_triangle_weights, original, (height, width))
+        inside = np.einsum("yh,...hwc->...ywc", rows, images.astype("float32"), optimize=True)
+        inside = np.einsum("xw,...ywc->...yxc", columns, inside, optimize=True)
+        if images.dtype.kind in "iu":
+            inside = np.rint(inside)
+    else:
+        rows, columns = (
+            (2 * np.arange(new) + 1) * old // (2 * new)
+            for old, new in zip(original, (height, width), strict=True)
+        )
+        inside = images[..., rows[:, None], columns, :]
+    resized[..., :height, :width, :] = inside
+    return resized
+
+
+def _triangle_weights(old, new):
+    """What each of ``new`` pixels takes from each of ``old`` ones: float32 ``(new, old)``."""
+    step = old / new
+    distances = np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * step
+    weights = np.maximum(1 - np.abs(distances) / max(step, 1), 0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")
 
 
 def check_resize(name, image_size, policy):

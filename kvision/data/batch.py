@@ -41,12 +41,12 @@ def to_fit(batch):
 
     Args:
         batch: dictionary with ``images`` and ``bounding_boxes``, of arrays or tensors; or a
-            ``tf.data.Dataset`` of such dictionaries.
+            ``tf.data.Dataset`` or `Batches` of such dictionaries.
 
     Returns:
-        ``(images, targets)``, or a dataset of such pairs. ``targets`` holds, of these, what the
-        batch knows: ``boxes (B, M, 4)``, ``labels (B, M)``, ``is_crowd (B, M)``, ``area (B, M)``,
-        ``difficult (B, M)``, ``image_id (B,)`` and ``original_size (B, 2)``.
+        ``(images, targets)``, or a dataset or `Batches` of such pairs. ``targets`` holds, of these,
+        what the batch knows: ``boxes (B, M, 4)``, ``labels (B, M)``, ``is_crowd (B, M)``, ``area
+        (B, M)``, ``difficult (B, M)``, ``image_id (B,)`` and ``original_size (B, 2)``.
 
     Raises:
         ValueError: the dictionary has no images or no bounding boxes.

@@ -1,33 +1,14 @@
-"""Annotated images on disk and their batches as ``tf.data``: what every reader returns."""
+"""Annotated images on disk and their batches, as ``tf.data`` or as arrays: what readers return."""
 
-import dataclasses
-
+import keras
 import numpy as np
 
 from kvision.boxes.resize import check_resize, resize_boxes, resize_images
+from kvision.data.annotated_image import check_size
+from kvision.data.batches import Batches
 from kvision.data.images import read_image
 
 _PADDING = {"labels": -1}
-_OUTSIDE_TOLERANCE = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class AnnotatedImage:
-    """One image file and its boxes, in its own pixels.
-
-    Args:
-        path: str, the image file.
-        image_id: int.
-        original_size: ``(height, width)``.
-        bounding_boxes: dictionary of ``boxes`` float32 ``(n, 4)`` xyxy, ``labels`` int32 ``(n,)``
-            and, where the format has them, ``is_crowd`` bool, ``area`` float32, ``difficult`` bool,
-            each ``(n,)``.
-    """
-
-    path: str
-    image_id: int
-    original_size: tuple
-    bounding_boxes: dict
 
 
 class DetectionDataset:
@@ -107,16 +88,7 @@ class DetectionDataset:
         """
         import tensorflow as tf
 
-        name = self.report.reader
-        image_size = check_resize(name, image_size, resize_policy)
-        max_boxes = self.max_boxes if max_boxes is None else max_boxes
-        if max_boxes < self.max_boxes:
-            raise ValueError(
-                f"{name}: `max_boxes`={max_boxes} would cut boxes off: "
-                f"an image has {self.max_boxes}."
-            )
-        if not self.examples:
-            raise ValueError(f"{name}: there are no images to read.")
+        image_size, max_boxes = self._check(image_size, resize_policy, max_boxes)
         first = self._annotations(0, max_boxes)
         like = tf.nest.flatten(first)
 
@@ -134,16 +106,7 @@ class DetectionDataset:
             return tf.ensure_shape(tf.numpy_function(self._keep, [index, readable], tf.bool), [])
 
         def resize(_index, _readable, image, annotations):
-            boxes = annotations["bounding_boxes"] | {
-                "boxes": resize_boxes(
-                    annotations["bounding_boxes"]["boxes"],
-                    annotations["original_size"],
-                    image_size,
-                    resize_policy,
-                )
-            }
-            image = resize_images(image, image_size, resize_policy)
-            return annotations | {"images": image, "bounding_boxes": boxes}
+            return _resized(image, annotations, image_size, resize_policy)
 
         data = tf.data.Dataset.range(len(self))
         if shuffle:
@@ -155,6 +118,78 @@ class DetectionDataset:
             data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE)
         data = data.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
         return data.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
+
+    def batches(
+        self,
+        batch_size,
+        image_size,
+        *,
+        resize_policy="letterbox",
+        max_boxes=None,
+        shuffle=False,
+        seed=None,
+        drop_remainder=False,
+        **kwargs,
+    ):
+        """The same batches as NumPy arrays, for every Keras backend and without TensorFlow.
+
+        Under ``on_error="skip"`` a batch has fewer images than the others if some of its own were
+        left out, and the number of batches is what it would be without damage.
+
+        Args:
+            batch_size: See `dataset`.
+            image_size: See `dataset`.
+            resize_policy: See `dataset`.
+            max_boxes: See `dataset`.
+            shuffle: See `dataset`.
+            seed: See `dataset`.
+            drop_remainder: See `dataset`.
+            **kwargs: Arguments of `keras.utils.PyDataset`, such as ``workers=4``: threads that load
+                ahead.
+
+        Returns:
+            `Batches` of the dictionaries of `dataset`.
+
+        Raises:
+            ValueError: a bad argument, or no images.
+        """
+        image_size, max_boxes = self._check(image_size, resize_policy, max_boxes)
+
+        def load(indices):
+            examples = []
+            for index in indices:
+                readable, image = self._image(index)
+                if readable:
+                    annotations = self._annotations(index, max_boxes)
+                    examples.append(_resized(image, annotations, image_size, resize_policy))
+            if not examples:
+                return None
+            return keras.tree.map_structure(lambda *rows: np.stack(rows), *examples)
+
+        return Batches(
+            load,
+            len(self),
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            drop_remainder=drop_remainder,
+            at_end=self.report.warn,
+            **kwargs,
+        )
+
+    def _check(self, image_size, resize_policy, max_boxes):
+        """The two arguments of `dataset` and `batches` in their final form."""
+        name = self.report.reader
+        image_size = check_resize(name, image_size, resize_policy)
+        max_boxes = self.max_boxes if max_boxes is None else max_boxes
+        if max_boxes < self.max_boxes:
+            raise ValueError(
+                f"{name}: `max_boxes`={max_boxes} would cut boxes off: "
+                f"an image has {self.max_boxes}."
+            )
+        if not self.examples:
+            raise ValueError(f"{name}: there are no images to read.")
+        return image_size, max_boxes
 
     def _image(self, index):
         """Whether image ``index`` can be used, and its pixels; -1 marks the end of a pass."""
@@ -193,65 +228,9 @@ class DetectionDataset:
         return readable
 
 
-def check_size(found, stated):
-    """Check an image's size against its annotation's.
-
-    Args:
-        found: ``(height, width)`` of the image.
-        stated: ``(height, width)`` of the annotation.
-
-    Raises:
-        ValueError: they differ; the message is the reason.
-    """
-    if tuple(found) != tuple(stated):
-        raise ValueError(
-            f"the image is {found[1]} x {found[0]} pixels, its annotation says "
-            f"{stated[1]} x {stated[0]}"
-        )
-
-
-def box_problem(box, original_size):
-    """Say what is wrong with a box, if anything.
-
-    A box may reach over the image's edge by up to one pixel, as rounding makes it; it is left so.
-
-    Args:
-        box: four numbers, xyxy in pixels.
-        original_size: ``(height, width)`` of its image.
-
-    Returns:
-        The reason as str, or None.
-    """
-    if not np.isfinite(box).all():
-        return f"the box {list(box)} is not finite"
-    x1, y1, x2, y2 = box
-    height, width = original_size
-    if x2 <= x1 or y2 <= y1:
-        return f"the box {list(box)} has no area"
-    if (
-        min(x1, y1) < -_OUTSIDE_TOLERANCE
-        or x2 > width + _OUTSIDE_TOLERANCE
-        or y2 > height + _OUTSIDE_TOLERANCE
-    ):
-        return f"the box {list(box)} reaches outside its image of {width} x {height} pixels"
-    return None
-
-
-def pack_boxes(boxes, labels, **extra):
-    """Make the arrays of one image's boxes.
-
-    Args:
-        boxes: list of n boxes, four numbers each.
-        labels: list of n ints.
-        **extra: lists of n values; ``area`` becomes float32, ``is_crowd`` and ``difficult`` bool.
-
-    Returns:
-        Dictionary of arrays, as `AnnotatedImage` holds it.
-    """
-    arrays = {
-        "boxes": np.array(boxes, "float32").reshape(-1, 4),
-        "labels": np.array(labels, "int32"),
-    }
-    for key, values in extra.items():
-        arrays[key] = np.array(values, "float32" if key == "area" else "bool")
-    return arrays
+def _resized(image, annotations, image_size, policy):
+    """One example of the batch dictionary, of arrays or of TensorFlow's tensors."""
+    own = annotations["bounding_boxes"]
+    boxes = resize_boxes(own["boxes"], annotations["original_size"], image_size, policy)
+    images = resize_images(image, image_size, policy)
+    return annotations | {"images": images, "bounding_boxes": own | {"boxes": boxes}}

@@ -7,12 +7,8 @@ import os
 import pathlib
 from xml.etree import ElementTree
 
-from kvision.data.detection_dataset import (
-    AnnotatedImage,
-    DetectionDataset,
-    box_problem,
-    pack_boxes,
-)
+from kvision.data.annotated_image import AnnotatedImage, box_problem, pack_boxes
+from kvision.data.detection_dataset import DetectionDataset
 from kvision.data.images import read_image
 from kvision.data.problems import ProblemReport
 

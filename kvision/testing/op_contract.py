@@ -83,13 +83,11 @@ class KernelCall:
         arguments: What it is given, without `num_threads`: arrays, numbers and lists of them.
         equals: Index among its results -> the output of the op that it is, bit for bit;
             `"gradient of <input>"` for a gradient.
-        threads: Whether it takes `num_threads`.
     """
 
     function: str
     arguments: Mapping[str, object]
     equals: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    threads: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +129,10 @@ class OpContract(Signature):
         gradient_step: Step of the finite differences.
         gradient_rtol: Relative tolerance against finite differences.
         gradient_dtype: Dtype of the finite differences.
-        compiles: Whether XLA compiles the reference.
+        compiles: Whether XLA compiles the function.
+        native_ops: The ops of kvision's library that the function runs, those that what XLA
+            compiles has to call; by default the one of its name, if there is one. Where such an op
+            has a gradient op, the function's gradient has to call that.
         fuzzed_sizes: Greatest sizes that fuzzing takes, 4 where not given.
     """
 
@@ -151,6 +152,7 @@ class OpContract(Signature):
     gradient_rtol: float = 1e-6
     gradient_dtype: str = "float64"
     compiles: bool = True
+    native_ops: Sequence[str] | None = None
     fuzzed_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def call(self, inputs, arguments):

@@ -11,10 +11,12 @@ import re
 import sys
 
 from kvision.ops import native
-from kvision.testing import op_results
+from kvision.testing import op_results, op_xla
 from kvision.testing.fuzz_case import build, cases
 from kvision.testing.op_refusals import of_unknown_shape
 from kvision.testing.op_saved_model import serving_process
+from kvision.testing.op_signature import ANY
+from kvision.testing.vjp import to_tensor
 
 _EXAMPLES = 40
 _SECONDS = 120
@@ -42,7 +44,39 @@ def check_function(contract, case):
         )
 
 
-def check_raw_op(raw, case):
+def check_under_xla(contract, case):
+    """Raises `AssertionError` unless XLA gives what an eager call gives, and refuses what it does.
+
+    A result of a size that depends on data is refused too.
+
+    Args:
+        contract: `OpContract`.
+        case: `FuzzCase`.
+    """
+    import tensorflow as tf
+
+    inputs, arguments, promised = build(contract, case)
+    tensors = {name: to_tensor(value) for name, value in inputs.items()}
+
+    def call(tensors):
+        return contract.call(tensors, arguments)
+
+    compiled = tf.function(call, jit_compile=True, autograph=False)
+    found = _outcome(contract, lambda: compiled(tensors))
+    wanted = _outcome(contract, lambda: call(tensors))
+    if any(ANY in shape for shape, _ in promised.values()):
+        wanted = None
+    if found is None or wanted is None:
+        if found is not wanted:
+            does = "refuses" if found is None else "takes"
+            raise AssertionError(f"{contract.name}: XLA {does} what an eager call does not.")
+        return
+    relative = op_xla.tolerance(contract, case.dtype)
+    for name, value in wanted.items():
+        op_xla.check_close(f"{contract.name}: `{name}`", found[name], value, relative)
+
+
+def check_raw_op(raw, case, **options):
     """Raises `AssertionError` unless a generated call of a raw op ends as promised, in a graph.
 
     Only the kernel sees the shapes.
@@ -50,6 +84,7 @@ def check_raw_op(raw, case):
     Args:
         raw: `RawOp`.
         case: `FuzzCase`.
+        **options: Of `tf.function`, such as `jit_compile`.
     """
     import tensorflow as tf
 
@@ -59,7 +94,8 @@ def check_raw_op(raw, case):
         hidden = {name: of_unknown_shape(value) for name, value in inputs.items()}
         return raw.call(hidden, attributes)
 
-    outputs = _outcome(raw, lambda: tf.function(call, autograph=False).get_concrete_function()())
+    graph = tf.function(call, autograph=False, **options)
+    outputs = _outcome(raw, lambda: graph.get_concrete_function()())
     if outputs is not None:
         _check_outcome(raw, case, outputs, promised)
 
@@ -87,7 +123,7 @@ def explore(contract, check, level):
     Args:
         contract: `OpContract` or `RawOp`.
         check: Function of a `FuzzCase`.
-        level: `"function"`, `"raw op"` or `"SavedModel"`.
+        level: `"function"`, `"raw op"`, `"SavedModel"` or `"XLA"`.
     """
     import hypothesis
 

@@ -25,7 +25,7 @@ def check_threads(contract):
     for calls, wanted in _calls(contract):
         for call in calls:
             one = None
-            for num_threads in NUM_THREADS if call.threads else NUM_THREADS[:1]:
+            for num_threads in NUM_THREADS:
                 (found,) = answer(module, [_request(call, num_threads)])
                 one = one or found
                 _check_bits(f"{call.function} with {num_threads} threads", found, one)
@@ -93,8 +93,7 @@ def _module(contract):
 
 
 def _request(call, num_threads):
-    threads = {"num_threads": num_threads} if call.threads else {}
-    return call.function, {**call.arguments, **threads}
+    return call.function, {**call.arguments, "num_threads": num_threads}
 
 
 def _check_bits(label, found, wanted):

@@ -8,7 +8,7 @@ import numpy as np
 from kvision.testing.op_signature import Variant
 from kvision.testing.vjp import to_tensor
 
-WHERE = ("eager", "graph", "graph without shapes")
+WHERE = ("eager", "graph", "graph without shapes", "XLA")
 
 
 def check_refusal(contract, invalid):
@@ -20,9 +20,9 @@ def check_refusal(contract, invalid):
         contract: `OpContract`.
         invalid: `Invalid`.
     """
-    inputs, arguments, reshaped = _changed(contract, invalid)
+    inputs, arguments, reshaped = changed(contract, invalid)
     pattern = f"^{contract.name}: .*{invalid.message}"
-    _expect(
+    expect(
         lambda: contract.function(**inputs, **arguments),
         invalid.error,
         pattern,
@@ -32,7 +32,7 @@ def check_refusal(contract, invalid):
             name: keras.KerasTensor(value.shape, dtype=value.dtype.name)
             for name, value in inputs.items()
         }
-        _expect(lambda: contract.function(**symbols, **arguments), invalid.error, pattern)
+        expect(lambda: contract.function(**symbols, **arguments), invalid.error, pattern)
 
 
 def check_raw_refusal(raw, invalid, where):
@@ -42,11 +42,12 @@ def check_raw_refusal(raw, invalid, where):
         raw: `RawOp`.
         invalid: `Invalid`.
         where: `"eager"`; `"graph"`, where wrong shapes are refused while it is being traced;
-            `"graph without shapes"`, where only the kernel sees them.
+            `"graph without shapes"`, where only the kernel sees them; `"XLA"`, where only that
+            sees them which compiles a call of the kernel.
     """
     import tensorflow as tf
 
-    inputs, attributes, reshaped = _changed(raw, invalid)
+    inputs, attributes, reshaped = changed(raw, invalid)
     pattern = invalid.message if invalid.by_tensorflow else f"{raw.name}: .*{invalid.message}"
     refused = (tf.errors.InvalidArgumentError, ValueError)
 
@@ -54,15 +55,17 @@ def check_raw_refusal(raw, invalid, where):
         return raw.call({name: hide(value) for name, value in inputs.items()}, attributes)
 
     if where == "eager":
-        _expect(lambda: call(to_tensor), refused, pattern)
-    elif where == "graph without shapes":
-        _expect(tf.function(lambda: call(of_unknown_shape), autograph=False), refused, pattern)
+        expect(lambda: call(to_tensor), refused, pattern)
+    elif where != "graph":
+        compiler = {"jit_compile": True} if where == "XLA" else {}
+        hidden = tf.function(lambda: call(of_unknown_shape), autograph=False, **compiler)
+        expect(hidden, refused, pattern)
     else:
         traced = tf.function(lambda: call(to_tensor), autograph=False)
         if invalid.static if invalid.static is not None else reshaped:
-            _expect(traced.get_concrete_function, refused, pattern)
+            expect(traced.get_concrete_function, refused, pattern)
         else:
-            _expect(traced, refused, pattern)
+            expect(traced, refused, pattern)
 
 
 def of_unknown_shape(array):
@@ -76,8 +79,13 @@ def of_unknown_shape(array):
     return tf.raw_ops.PlaceholderWithDefault(input=to_tensor(array), shape=tf.TensorShape(None))
 
 
-def _changed(signature, invalid):
-    """Inputs and arguments of the invalid call, and whether an input's shape is wrong."""
+def changed(signature, invalid):
+    """Inputs and arguments of an invalid call, and whether an input's shape is wrong.
+
+    Args:
+        signature: `OpContract` or `RawOp`.
+        invalid: `Invalid`.
+    """
     variant = Variant()
     valid = signature.draw(variant, signature.sizes_of(variant), signature.default_dtype)
     inputs, arguments, reshaped = dict(valid), signature.arguments_of(variant), False
@@ -90,7 +98,14 @@ def _changed(signature, invalid):
     return inputs, arguments, reshaped
 
 
-def _expect(call, error, pattern):
+def expect(call, error, pattern):
+    """Raises `AssertionError` unless a call is refused.
+
+    Args:
+        call: Function without arguments.
+        error: Class of the error, or a tuple of them.
+        pattern: Regular expression of its message.
+    """
     try:
         call()
     except error as raised:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kvision.ops import native
 from kvision.testing.op_signature import ANY, rounded
-from kvision.testing.vjp import to_numpy, vjp
+from kvision.testing.vjp import to_numpy, to_tensor, vjp
 
 IMPLEMENTATIONS = ("reference", "native")
 # Bits of the significand, the leading one among them.
@@ -72,8 +72,12 @@ def gradients(contract, inputs, arguments, upstream, watched):
     return found
 
 
-def outputs_and_gradients(contract, arguments, watched):
-    """A function for graphs, from tensors to outputs and the gradients of their sum, by name."""
+def outputs_and_gradients(contract, arguments, watched, random=False):
+    """A function for graphs, from tensors to outputs and gradients, by name.
+
+    The gradients are those of the sum of the floating outputs or, with `random`, of a sum weighted
+    by drawn numbers, the same in every call on tensors of the same shapes.
+    """
     import tensorflow as tf
 
     def function(inputs):
@@ -83,11 +87,17 @@ def outputs_and_gradients(contract, arguments, watched):
             floating = [value for value in outputs.values() if value.dtype.is_floating]
         if not watched:
             return outputs, {}
-        gradients = tape.gradient(floating, {name: inputs[name] for name in watched})
+        leaves = {name: inputs[name] for name in watched}
+        gradients = tape.gradient(floating, leaves, _weights(floating) if random else None)
         check_gradients_exist(contract, gradients)
         return outputs, {name: tf.convert_to_tensor(value) for name, value in gradients.items()}
 
     return function
+
+
+def _weights(tensors):
+    rng = np.random.default_rng(1)
+    return [to_tensor(rounded(rng.normal(size=t.shape), t.dtype.name)) for t in tensors]
 
 
 def check_gradients_exist(contract, gradients):

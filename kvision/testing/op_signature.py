@@ -72,7 +72,8 @@ class Variant:
         nonempty: Axes that must not be of size 0 in this variant.
         has_slopes: Whether the gradient is the slope of the result; false where the op holds a
             part of it constant on purpose, and has a test of its own for that.
-        symbolic: Whether KerasTensors are taken, which need shapes that do not depend on data.
+        symbolic: Whether KerasTensors and XLA are served, which need shapes that do not depend on
+            data.
     """
 
     arguments: Mapping[str, object] = dataclasses.field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""One op for every size: changing and empty inputs; nodes of Keras models, and XLA."""
+"""One op for every size: changing and empty inputs; nodes of Keras models."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def check_changing_sizes(contract, variant):
     concrete = traced(contract, variant, dict.fromkeys(contract.named_axes(variant)))
     usual = contract.sizes_of(variant)
     every = [usual, {name: 3 * size + 1 for name, size in usual.items()}, dict.fromkeys(usual, 1)]
-    every += [_emptied(usual, empty) for empty in empty_axes(contract, variant)]
+    every += [emptied(usual, empty) for empty in empty_axes(contract, variant)]
     for seed, sizes in enumerate(every):
         inputs = contract.draw(variant, sizes, dtype, seed)
         outputs, gradients = concrete({name: to_tensor(value) for name, value in inputs.items()})
@@ -55,7 +55,7 @@ def check_empty(contract, variant, empty):
         variant: `Variant`.
         empty: The named axis of size 0, or `ALL`.
     """
-    sizes = _emptied(contract.sizes_of(variant), empty)
+    sizes = emptied(contract.sizes_of(variant), empty)
     dtype = contract.default_dtype
     inputs = contract.draw(variant, sizes, dtype)
     arguments = contract.arguments_of(variant)
@@ -107,26 +107,11 @@ def check_functional_model(contract, variant, folder):
     op_results.check_same(found, op_results.results(contract, inputs, arguments))
 
 
-def check_xla(contract, variant):
-    """Raises `AssertionError` unless XLA compiles the reference, with the reference's results.
+def emptied(sizes, empty):
+    """Sizes of which one axis is 0, or with `ALL` every one.
 
     Args:
-        contract: `OpContract`.
-        variant: `Variant`.
+        sizes: Size of every named axis.
+        empty: The named axis of size 0, or `ALL`.
     """
-    import tensorflow as tf
-
-    arguments = contract.arguments_of(variant)
-    inputs = contract.draw(variant, contract.sizes_of(variant), contract.default_dtype)
-    compiled = tf.function(
-        lambda inputs: contract.call(inputs, arguments), jit_compile=True, autograph=False
-    )
-    outputs = compiled({name: to_tensor(value) for name, value in inputs.items()})
-    found = {name: op_results.to_numpy(value) for name, value in outputs.items()}
-    with native.implementation("reference"):
-        wanted = op_results.results(contract, inputs, arguments)
-    op_results.check_agreement(contract, found, wanted, inputs, contract.default_dtype)
-
-
-def _emptied(sizes, empty):
     return {name: 0 if empty in (name, ALL) else size for name, size in sizes.items()}

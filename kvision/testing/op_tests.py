@@ -15,6 +15,7 @@ from kvision.testing import (
     op_shapes,
     op_sizes,
     op_values,
+    op_xla,
 )
 from kvision.testing.op_results import running
 
@@ -33,7 +34,7 @@ class OpTests:
     - `implementation`: the reference, the native kernel.
     - `variant`: of the table; of each raw op with `raw`.
     - `case`, `invalid`, `dtype`: of the table.
-    - `raw`, `raw_invalid`, `where`: the raw ops, what they refuse, eagerly and in graphs.
+    - `raw`, `raw_invalid`, `where`: the raw ops, what they refuse eagerly, in graphs, to XLA.
     - `unknown`, `empty`: the axis in question.
     - `regression`, `raw_regression`: calls once found by fuzzing.
     """
@@ -50,10 +51,16 @@ class OpTests:
             "test_raw_static_shape": contract.raw,
             "test_raw_invalid": contract.raw,
             "test_fuzz_raw": contract.raw,
+            "test_fuzz_raw_xla": contract.compiles and contract.raw,
             "test_raw_regression": [case for raw in contract.raw for case in raw.regressions],
             "test_threads": contract.kernels,
             "test_instruction_sets": contract.kernels,
             "test_xla": contract.compiles,
+            "test_xla_dtype": contract.compiles,
+            "test_xla_empty": contract.compiles,
+            "test_xla_changing_sizes": contract.compiles,
+            "test_xla_invalid": contract.compiles,
+            "test_fuzz_xla": contract.compiles,
         }
         for name, value in given.items():
             if not value:
@@ -123,9 +130,34 @@ class OpTests:
                 self.contract, self.contract.variants[variant], tmp_path
             )
 
-    def test_xla(self):
-        _need_tensorflow("it is TensorFlow's way to XLA")
-        op_sizes.check_xla(self.contract, next(iter(self.contract.variants.values())))
+    def test_xla(self, variant):
+        called, sizes = self._variant(variant)
+        with _under_xla():
+            if called.symbolic:
+                op_xla.check_xla(self.contract, called, self.contract.default_dtype, sizes)
+            else:
+                op_xla.check_xla_refusal(self.contract, called)
+
+    def test_xla_dtype(self, dtype):
+        called, sizes = self._variant(next(iter(self.contract.variants)))
+        with _under_xla():
+            op_xla.check_xla(self.contract, called, dtype, sizes)
+
+    def test_xla_empty(self, variant, empty):
+        self._need_symbolic(variant)
+        called, sizes = self._variant(variant)
+        with _under_xla():
+            sizes = op_sizes.emptied(sizes, empty)
+            op_xla.check_xla(self.contract, called, self.contract.default_dtype, sizes)
+
+    def test_xla_changing_sizes(self, variant):
+        self._need_symbolic(variant)
+        with _under_xla():
+            op_xla.check_xla_changing_sizes(self.contract, self.contract.variants[variant])
+
+    def test_xla_invalid(self, invalid):
+        with _under_xla():
+            op_xla.check_xla_invalid(self.contract, self.contract.invalid[invalid])
 
     def test_compiled(self, variant):
         if op_results.on_tensorflow():
@@ -152,10 +184,20 @@ class OpTests:
             check = functools.partial(op_fuzz.check_function, self.contract)
             op_fuzz.explore(self.contract, check, "function")
 
+    def test_fuzz_xla(self):
+        with _under_xla():
+            check = functools.partial(op_fuzz.check_under_xla, self.contract)
+            op_fuzz.explore(self.contract, check, "XLA")
+
     def test_fuzz_raw(self, raw):
         _need_tensorflow("raw ops are TensorFlow's")
         with running("native"):
             op_fuzz.explore(raw, functools.partial(op_fuzz.check_raw_op, raw), "raw op")
+
+    def test_fuzz_raw_xla(self, raw):
+        with _under_xla():
+            check = functools.partial(op_fuzz.check_raw_op, raw, jit_compile=True)
+            op_fuzz.explore(raw, check, "raw op")
 
     def test_fuzz_saved_model(self):
         _need_tensorflow("SavedModels are TensorFlow's")
@@ -177,6 +219,11 @@ class OpTests:
         """The folder of the op's SavedModel, which is made once."""
         return _save(cls)[1]
 
+    def _variant(self, name):
+        """A variant and the sizes of its axes."""
+        variant = self.contract.variants[name]
+        return variant, self.contract.sizes_of(variant)
+
     def _need_symbolic(self, variant):
         if not self.contract.variants[variant].symbolic:
             _skip("the table says that KerasTensors are refused")
@@ -187,6 +234,11 @@ def _save(tests):
     folder = tempfile.TemporaryDirectory(prefix="kvision_")
     op_saved_model.save(tests.contract, folder.name)
     return folder, Path(folder.name)
+
+
+def _under_xla():
+    _need_tensorflow("it is TensorFlow's way to XLA")
+    return running("native")
 
 
 def _parameters(contract, wanted):
@@ -221,7 +273,7 @@ def _parameters(contract, wanted):
         if "raw" in wanted:
             yield "raw", list(contract.raw)
     if "where" in wanted:
-        yield "where", op_refusals.WHERE
+        yield "where", op_refusals.WHERE[: None if contract.compiles else -1]
 
 
 def _pairs(variants, axes, contract):

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from tests.conformance.__main__ import ROWS
-from tests.conformance.asking import PEERS, script
-from tests.conformance.comparison import Deviation, Row, compare, table
+pytest.importorskip("tensorflow", reason="the peers' answers are compared with those on TensorFlow")
+
+from tests.conformance.__main__ import ROWS  # noqa: E402
+from tests.conformance.asking import PEERS, script  # noqa: E402
+from tests.conformance.comparison import Deviation, Row, compare, table  # noqa: E402
 
 BY_ONE = Deviation("theirs", "counts from one", {"start": 1})
 OPEN = Deviation("theirs", "starts anywhere", lambda answer: {"start": answer[0, 0]})

@@ -44,11 +44,34 @@ DEFERRED = {
     "torch",
 }
 
+# Of a framework that is not TensorFlow, imported where that is the backend in use: Keras has
+# imported it then.
+FRAMEWORK_DOORS = {
+    PACKAGE / "ops" / "doors" / "jax.py": {"jax"},
+    PACKAGE / "ops" / "doors" / "torch.py": {"torch"},
+}
+
 # Run by their paths in processes of their own.
 SCRIPTS = {
     PACKAGE / "export" / "reload.py",
     PACKAGE / "testing" / "kernel_process.py",
     PACKAGE / "testing" / "serving_process.py",
+}
+
+# What a folder of csrc/ may include of the others, and which may include what is not kvision's.
+INCLUDED = {
+    "common": set(),
+    "ops": {"common"},
+    "fuzz": {"common"},
+    "xla": {"common"},
+    "tensorflow": {"common", "xla"},
+    "python": {"common", "xla"},
+}
+FOREIGN = {
+    "tensorflow": {"tensorflow"},
+    "tsl": {"tensorflow"},
+    "xla": {"tensorflow", "xla"},
+    "pybind11": {"python"},
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -80,9 +103,18 @@ def _imports_at_import_time(path: Path) -> set[str]:
     while pending:
         node = pending.pop()
         names.update(_imported(node, path))
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if _asks_for_torch(node):
+            pending.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             pending.extend(ast.iter_child_nodes(node))
     return names
+
+
+def _asks_for_torch(node: ast.AST) -> bool:
+    """Whether a statement is what only those run for whom Keras has imported PyTorch."""
+    return (
+        isinstance(node, ast.If) and ast.unparse(node.test) == "keras.backend.backend() == 'torch'"
+    )
 
 
 def _name(path: Path) -> str:
@@ -128,7 +160,27 @@ def test_the_doors_are_deferred():
 @pytest.mark.parametrize("path", [m for m in MODULES if m not in SCRIPTS], ids=_name)
 def test_heavy_packages_are_imported_where_needed(path):
     roots = {name.partition(".")[0] for name in _imports_at_import_time(path)}
-    assert not roots & DEFERRED
+    assert roots & DEFERRED == FRAMEWORK_DOORS.get(path, set())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_the_backends_doors_are_opened_by_native_alone(path):
+    names = _imports_at_import_time(path)
+    assert not any(name.startswith("kvision.ops.doors") for name in names)
+    if path != PACKAGE / "ops" / "native.py":
+        assert not any(name.startswith("kvision.ops.doors") for name in _imports(path))
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "ops" / "doors").glob("*.py")), ids=_name)
+def test_a_door_names_no_op(path):
+    strings = [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert not set(strings) & {folder.name for folder in (SOURCES / "ops").iterdir()}
+    used = {name for name in _imports(path) if name.startswith("kvision")}
+    assert used <= {"kvision.ops.native"}
 
 
 def _includes(path: Path) -> list[str]:
@@ -138,18 +190,16 @@ def _includes(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", INCLUDERS, ids=lambda path: path.relative_to(SOURCES).as_posix())
 def test_sources_include_downwards(path):
     part, *rest = path.relative_to(SOURCES).parts
-    is_glue = part == "tensorflow" or path.name.endswith("_tf.cc")
+    is_target = part == "fuzz" or path.name.endswith("_fuzz.cc")
     for include in _includes(path):
         own = (SOURCES / include).exists()
         target, *deeper = Path(include).parts
-        if own and part == "common":
-            assert target == "common", f"{path.name} includes {include}"
-        if own and part == "ops" and target == "ops":
-            assert deeper[0] == rest[0], f"{path.name}: one op includes another, {include}"
-        if target in {"tensorflow", "tsl", "xla"}:
-            assert is_glue, f"{path.name}: only the glue includes TensorFlow, {include}"
-        if target == "pybind11" or (own and target == "python"):
-            assert part == "python", f"{path.name}: only csrc/python includes {include}"
-        if own and target == "fuzz":
-            is_target = part == "fuzz" or path.name.endswith("_fuzz.cc")
-            assert is_target, f"{path.name}: only fuzz targets include {include}"
+        if own:
+            allowed = {part, *INCLUDED[part], *(["fuzz"] if is_target else [])}
+            assert target in allowed, f"{path.name} includes {include}"
+            if part == target == "ops":
+                assert deeper[0] == rest[0], f"{path.name}: one op includes another, {include}"
+        elif target in FOREIGN:
+            assert part in FOREIGN[target], f"{path.name} includes {include}"
+            # The interface is headers alone; the rest of XLA is TensorFlow's.
+            assert part != "xla" or include.startswith("xla/ffi/api/")

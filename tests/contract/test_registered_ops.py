@@ -4,6 +4,7 @@ import ast
 import itertools
 import os
 import re
+import sys
 from pathlib import Path
 
 import keras
@@ -13,10 +14,11 @@ import kvision
 from kvision.ops import native
 
 ROOT = Path(__file__).parents[2]
+# Name of an op -> where it is described; a RegisteredOp has the name of its op.
 OPS = {
     name: path
-    for path in sorted((ROOT / "csrc").rglob("*_tf.cc"))
-    for name in re.findall(r'REGISTER_OP\("([^"]+)"\)', path.read_text())
+    for path in sorted((ROOT / "csrc" / "ops").rglob("*.cc"))
+    for name in re.findall(r"^const RegisteredOp (\w+)\(", path.read_text(), re.MULTILINE)
 }
 
 pytestmark = pytest.mark.skipif(
@@ -34,33 +36,32 @@ def _library():
         pytest.skip(str(error))
 
 
+def _tensorflow_name(name):
+    """`roi_align_gradient` -> `Kvision>RoiAlignGradient`."""
+    return "Kvision>" + name.title().replace("_", "")
+
+
 def _definition(name):
     from tensorflow.python.framework import op_def_registry
 
-    definition = op_def_registry.get(name)
+    definition = op_def_registry.get(_tensorflow_name(name))
     assert definition, f"{name} is in {OPS[name]}, but not in the library: rebuild it"
     return definition
 
 
-def _snake(name):
-    """`Kvision>RoiAlignGrad` -> `roi_align_grad`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.removeprefix("Kvision>")).lower()
-
-
 def _public_name(name):
-    """`Kvision>RoiAlignGrad` -> `roi_align`."""
-    return _snake(name).removesuffix("_grad")
+    """`roi_align_gradient` -> `roi_align`."""
+    return name.removesuffix("_gradient")
 
 
-def test_there_are_ops():
+def test_the_library_has_every_op_once():
     assert OPS
-    assert all(name.startswith("Kvision>") for name in OPS)
+    assert sorted(op["name"] for op in native.module().ops()) == sorted(OPS)
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_it_stands_in_the_folder_of_its_name(name):
-    assert OPS[name].parent.name == _public_name(name)
-    assert OPS[name].name == f"{_public_name(name)}_tf.cc"
+def test_it_stands_in_the_one_file_of_its_folder(name):
+    assert OPS[name].name == f"{OPS[name].parent.name}_op.cc"
 
 
 def _runs_both_implementations(tests):
@@ -86,36 +87,57 @@ def test_tests_of_one_implementation_do_not_do():
 
 @pytest.mark.parametrize("name", OPS)
 def test_it_has_a_reference_and_tests(name):
-    module = f"kvision.ops.{_public_name(name)}"
-    public = [getattr(kvision.ops, public) for public in kvision.ops.__all__]
-    assert [value for value in public if getattr(value, "__module__", None) == module]
-    tests = ROOT / "tests" / "ops" / f"test_{_public_name(name)}.py"
+    folder = OPS[name].parent.name
+    assert _public_name(name) in kvision.ops.NATIVE
+    assert getattr(kvision.ops, _public_name(name)).__module__ == f"kvision.ops.{folder}"
+    tests = ROOT / "tests" / "ops" / f"test_{folder}.py"
     assert _runs_both_implementations(tests.read_text())
 
 
+def test_what_is_called_native_runs_an_op():
+    for name in kvision.ops.NATIVE:
+        function = getattr(kvision.ops, name)
+        module = sys.modules[function.__module__]
+        assert re.search(r"\bnative\.call\(|\balign_levels\(", Path(module.__file__).read_text())
+
+
 @pytest.mark.parametrize("name", OPS)
-def test_it_has_a_gradient_or_a_named_refusal(name):
+def test_it_has_a_gradient_or_says_that_it_has_none(name):
     from tensorflow.python.framework import ops as tf_framework
 
-    assert name in native._gradients
-    assert tf_framework.gradient_registry.lookup(name) is native._gradients[name]
+    registered = tf_framework.gradient_registry.lookup(_tensorflow_name(name))
+    assert (registered is None) == (native.gradient_of(name) is None)
+    if native.gradient_of(name) is not None:
+        described = native.description(name)
+        tensors = {rule["name"] for rule in (*described["inputs"], *described["outputs"])}
+        assert tensors.issuperset(native.gradient_of(name).keeps)
+
+
+@pytest.fixture(scope="module")
+def _compiled():
+    """XLA's kernels are registered when something is compiled."""
+    import tensorflow as tf
+
+    tf.function(lambda x: -x, jit_compile=True)(tf.constant(1.0))
 
 
 def _kernels(name):
     from tensorflow.python.framework import kernels
 
     found = {}
-    for kernel in kernels.get_registered_kernels_for_op(name).kernel:
+    for kernel in kernels.get_registered_kernels_for_op(_tensorflow_name(name)).kernel:
         types = {c.name: set(c.allowed_values.list.type) for c in kernel.constraint}
         found.setdefault(kernel.device_type, []).append(types)
     return found
 
 
+@pytest.mark.usefixtures("_compiled")
 @pytest.mark.parametrize("name", OPS)
 def test_it_has_a_kernel_for_every_type_it_declares(name):
     kernels = _kernels(name)
-    devices = {"CPU", "GPU"} if native.build_info()["cuda"] else {"CPU"}
-    assert set(kernels) == devices
+    devices = {"CPU", "XLA_CPU_JIT"} | ({"GPU"} if native.build_info()["cuda"] else set())
+    # Of a TensorFlow for GPUs that for them too, whether or not there is one.
+    assert set(kernels) - {"XLA_GPU_JIT"} == devices
     declared = {
         attribute.name: attribute.allowed_values.list.type
         for attribute in _definition(name).attr
@@ -151,7 +173,7 @@ def test_its_shape_function_knows_the_ranks_when_no_shape_is_known(name):
             values[argument.name] = [value] if argument.number_attr else value
             inferred |= {argument.type_attr, argument.number_attr}
         arguments = {key: value for key, value in values.items() if key not in inferred}
-        function = getattr(native.tf_ops(), f"kvision_{_snake(name)}")
+        function = getattr(native.tf_ops(), f"kvision_{name}")
         outputs = tf.nest.flatten(function(**arguments))
     assert outputs
     assert None not in [output.shape.rank for output in outputs]

@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 from kvision.layers import NonMaxSuppression
-from kvision.ops import batched_nms, native
+from kvision.ops import batched_nms
 
 
 def inputs(num_classes=3):
@@ -47,13 +47,6 @@ def test_shapes():
     shapes = NonMaxSuppression(max_output_size=5).compute_output_shape((None, 30, 4), (2, 30, 3))
     assert shapes["boxes"] == (2, 5, 4)
     assert shapes["num_detections"] == (2,)
-
-
-def test_jit_is_refused_only_where_the_kernel_runs():
-    with native.implementation("reference"):
-        assert NonMaxSuppression().supports_jit
-    if native.use_native():
-        assert not NonMaxSuppression().supports_jit
 
 
 def test_arguments_are_checked():

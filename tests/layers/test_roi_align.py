@@ -3,9 +3,7 @@ import numpy as np
 import pytest
 
 from kvision import layers, ops
-from kvision.ops import native
 
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 FEATURES = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
 PYRAMID = {"P2": FEATURES, "P3": FEATURES[:, ::2, ::2]}
 # Coordinates that half precision cannot hold: 801.3 becomes 800 in bfloat16.
@@ -95,13 +93,6 @@ def test_config_and_shape(make_layer, features, function):
     assert type(layer).from_config(config).get_config() == config
     shapes = keras.tree.map_structure(lambda f: f.shape, features)
     assert layer.compute_output_shape(shapes, (1, None, 4)) == (1, None, 2, 3, 3)
-
-
-@cases
-def test_compiled_by_xla_only_without_the_native_kernel(make_layer, features, function):
-    with native.implementation("reference"):
-        assert make_layer().supports_jit
-    assert make_layer().supports_jit != ON_TENSORFLOW
 
 
 @pytest.mark.parametrize("make", [layers.RoIAlign, layers.MultiscaleRoIAlign])

@@ -268,3 +268,8 @@ def test_two_replicas_evaluate_like_one(num_images):
     """7 images in batches of 2 leave one of the two replicas empty at the end."""
     script = Path(__file__).parent / "two_replicas.py"
     subprocess.run([sys.executable, str(script), str(num_images)], check=True, timeout=120)
+
+
+def test_a_saved_model_leaves_the_choice_of_a_compiler_to_the_backend_that_loads_it():
+    for asked in ("auto", False):
+        assert tiny(jit_compile=asked).get_compile_config()["jit_compile"] == asked

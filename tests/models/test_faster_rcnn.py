@@ -188,6 +188,22 @@ def test_sampling_follows_seed_iteration_and_image_id():
     assert class_loss(other) != first
 
 
+def test_training_steps_count_from_1_on_every_backend():
+    class Counting(FasterRCNN):
+        def sample_anchors(self, anchors, ground_truth, step):
+            samples = super().sample_anchors(anchors, ground_truth, step)
+            steps.append(int(ops.convert_to_numpy(step)))
+            return samples
+
+    steps = []
+    images, targets = squares(2)
+    model = tiny_faster_rcnn()
+    model.__class__ = Counting
+    for training in (True, True, False, True):
+        numpy_losses(model, images, targets, training)
+    assert steps == [1, 2, 0, 3]
+
+
 def test_evaluation_leaves_the_iteration_and_repeats_itself():
     images, targets = squares(2)
     model = tiny_faster_rcnn()

@@ -27,7 +27,7 @@ class TinyBackbone(keras.Model):
         self.built = True
 
     def call(self, images):
-        x = self.convs[0](images / 127.5 - 1.0)
+        x = self.convs[0](keras.ops.cast(images, self.compute_dtype) / 127.5 - 1.0)
         p2 = self.convs[1](x)
         return {"P2": p2, "P3": self.convs[2](p2)}
 

@@ -84,7 +84,7 @@ def worked(method, indices, scores):
     )
 
 
-def contract(function, *, arguments, invalid=(), fuzzed_arguments=None, threads, **table):
+def contract(function, *, arguments, invalid=(), fuzzed_arguments=None, **table):
     """The table of either op.
 
     Args:
@@ -92,7 +92,6 @@ def contract(function, *, arguments, invalid=(), fuzzed_arguments=None, threads,
         arguments: The attributes of its kernels that have no default there.
         invalid: What only this op refuses, natively too.
         fuzzed_arguments: Of arguments that only this op has.
-        threads: Whether its kernel takes `num_threads`.
         **table: What else stands in the table.
     """
     name = function.__name__
@@ -106,7 +105,7 @@ def contract(function, *, arguments, invalid=(), fuzzed_arguments=None, threads,
         labels = inputs.get("labels", np.zeros(len(inputs["scores"]), "int32"))
         tensors = {**inputs, "labels": labels}
         call = {"method": "gaussian", **tensors, **arguments, **given}
-        return [KernelCall(name, call, {0: "indices", 1: "scores"}, threads)]
+        return [KernelCall(name, call, {0: "indices", 1: "scores"})]
 
     raw = RawOp(
         name=name,

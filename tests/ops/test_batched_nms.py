@@ -92,8 +92,8 @@ RAW = RawOp(
         ),
         Invalid({"iou_threshold": -0.5}, "`iou_threshold`"),
         Invalid({"max_output_size": 2**31}, "`max_output_size`"),
-        Invalid({"max_output_size": 0}, "max_output_size", by_tensorflow=True),
-        Invalid({"max_output_size_per_class": -1}, "_per_class", by_tensorflow=True),
+        Invalid({"max_output_size": 0}, "must be positive"),
+        Invalid({"max_output_size_per_class": -1}, "must be positive"),
     ),
     fuzzed_arguments={
         "iou_threshold": (0.0, 0.3, 1.0, -0.1, 1.5, NAN),

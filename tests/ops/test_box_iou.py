@@ -122,7 +122,7 @@ def raw_ops(pairwise):
     output = "batch num_boxes1 num_boxes2" if pairwise else "batch num_boxes1"
     common = {
         "name": name,
-        "arguments": {"kind": "giou", "pairwise": pairwise},
+        "arguments": {"kind": "giou"},
         "dtypes": ("float32", "float64"),
         "fuzzed_arguments": {"kind": (*IOU_KINDS, "piou")},
     }
@@ -135,14 +135,14 @@ def raw_ops(pairwise):
         Invalid({"kind": "piou"}, "`kind` must be iou, giou"),
     )
     yield RawOp(
-        op="kvision_box_iou",
+        op=f"kvision_{name}",
         inputs=inputs_of(own_axes),
         outputs={"output": Output(output)},
         invalid=wrong,
         **common,
     )
     yield RawOp(
-        op="kvision_box_iou_grad",
+        op=f"kvision_{name}_gradient",
         inputs={"output_gradient": Input(output), **inputs_of(own_axes)},
         outputs={
             "gradient1": Output("batch num_boxes1 4"),
@@ -152,7 +152,7 @@ def raw_ops(pairwise):
             *wrong,
             Invalid(
                 {"output_gradient": np.ones((3, 2, 2) if pairwise else (3, 2), "float32")},
-                "`output_gradient` must have shape",
+                "`boxes1` must have shape .* where num_boxes1 is 2 in `output_gradient`",
             ),
         ),
         **common,
@@ -160,6 +160,8 @@ def raw_ops(pairwise):
 
 
 def kernels(pairwise):
+    name = "pairwise_iou" if pairwise else "elementwise_iou"
+
     def calls(inputs, arguments, output_gradients):
         shapes = [array.shape[:-2] for array in inputs.values()]
         if shapes[0] != shapes[1] or len(shapes[0]) > 1 or inputs["boxes2"].ndim == 1:
@@ -168,11 +170,11 @@ def kernels(pairwise):
         upstream = output_gradients["output"].reshape(
             len(boxes["boxes1"]), *output_gradients["output"].shape[-1 - pairwise :]
         )
-        common = {**boxes, "kind": arguments["kind"], "pairwise": pairwise}
+        common = {**boxes, "kind": arguments["kind"]}
         names = {0: "gradient of boxes1", 1: "gradient of boxes2"}
         return [
-            KernelCall("box_iou", common, {0: "output"}),
-            KernelCall("box_iou_gradient", {"output_gradient": upstream, **common}, names),
+            KernelCall(name, common, {0: "output"}),
+            KernelCall(f"{name}_gradient", {"output_gradient": upstream, **common}, names),
         ]
 
     return calls

@@ -24,7 +24,6 @@ class TestMatrixNMS(OpTests):
     contract = contract(
         matrix_nms,
         arguments={"sigma": 2.0, "score_threshold": 0.0},
-        threads=True,
         cases={
             "linear": worked(
                 "linear", [4, 0, 2, 1, 5, 3], [0.95, 0.9, 0.35, 0.255462, 0.25, 0.191597]

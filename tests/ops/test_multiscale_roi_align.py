@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
@@ -19,7 +18,6 @@ from kvision.testing import (
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "roi_align.npz"
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
 def waves(size, frequency):
@@ -135,6 +133,7 @@ class TestMultiscaleRoIAlign(OpTests):
             Invalid({"sampling_ratio": -1}, "`sampling_ratio` must be"),
         ),
         kernel_name="roi_align",
+        native_ops=("roi_align",),
         # Linear: differences are exact whatever the step.
         gradient_step=1e-4,
         gradient_rtol=1e-9,
@@ -191,29 +190,3 @@ def test_each_box_is_pooled_as_from_its_level_alone(implementation):
             pyramid[name], boxes[:, index : index + 1], output_size=3, spatial_scale=1 / stride
         )
         np.testing.assert_allclose(to_numpy(result)[:, index], to_numpy(one)[:, 0], 0, 1e-6)
-
-
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="Keras refuses native layers, not ops, by itself")
-def test_functional_model_compiled_by_xla():
-    """It learns as without XLA, where the native kernels run."""
-    rng = np.random.default_rng(3)
-    maps = {
-        name: rng.normal(size=(2, size, size, 3)).astype("float32")
-        for name, size in (("P2", 8), ("P3", 4))
-    }
-    boxes = rng.uniform(0, 30, (2, 5, 4)).astype("float32")
-    losses = {}
-    for jit_compile in (True, False):
-        keras.utils.set_random_seed(0)
-        pyramid = {name: keras.Input(value.shape[1:]) for name, value in maps.items()}
-        dense = keras.layers.Dense(3)
-        inputs = keras.Input((5, 4))
-        pooled = multiscale_roi_align(
-            {name: dense(value) for name, value in pyramid.items()}, inputs, output_size=2
-        )
-        model = keras.Model([pyramid, inputs], pooled)
-        model.compile("sgd", "mse", jit_compile=jit_compile)
-        assert model.jit_compile == jit_compile
-        history = model.fit([maps, boxes], np.ones((2, 5, 2, 2, 3)), epochs=3, verbose=0)
-        losses[jit_compile] = history.history["loss"]
-    np.testing.assert_allclose(losses[True], losses[False], 1e-5)

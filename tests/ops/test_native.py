@@ -17,6 +17,7 @@ import pytest
 
 import kvision
 from kvision.ops import native
+from kvision.ops.doors import tensorflow as tensorflow_door
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="native ops run on the TensorFlow backend"
@@ -26,22 +27,26 @@ on_tensorflow = pytest.mark.skipif(
 @pytest.fixture
 def unloaded(monkeypatch):
     """The module as it is before anything wanted the library."""
-    monkeypatch.setattr(native, "_loaded", None)
+    monkeypatch.setattr(tensorflow_door, "_loaded", None)
     monkeypatch.setattr(native, "_warned", False)
     monkeypatch.delenv("KVISION_REQUIRE_OPS", raising=False)
+    monkeypatch.delenv("KVISION_IMPLEMENTATION", raising=False)
     return monkeypatch
 
 
 @pytest.fixture
 def no_library(unloaded, tmp_path):
-    unloaded.setattr(native, "_LIBRARY", tmp_path / "_tf_ops.so")
+    def module():
+        raise ImportError("no module")
+
+    unloaded.setattr(native, "_FOLDER", tmp_path)
+    unloaded.setattr(native, "module", module)
 
 
 @pytest.fixture
 def other_tensorflow(unloaded, tmp_path):
-    library = tmp_path / "_tf_ops.so"
-    library.write_bytes(b"")
-    unloaded.setattr(native, "_LIBRARY", library)
+    (tmp_path / "_tf_ops.so").write_bytes(b"")
+    unloaded.setattr(native, "_FOLDER", tmp_path)
     unloaded.setattr(native, "build_info", lambda: {"tensorflow": "1.15.0"})
 
 
@@ -88,6 +93,18 @@ def copied_package(tmp_path):
     return package
 
 
+# What is printed is what is wrong with a copy of the package.
+_LOAD_COPY = """
+import sys
+sys.path.insert(0, {folder!r})
+# The finder of an editable installation would find the module that the copy lacks.
+sys.meta_path[:] = [finder for finder in sys.meta_path if "Editable" not in repr(finder)]
+import kvision
+try: kvision.load_ops()
+except RuntimeError as error: print(error)
+"""
+
+
 @on_tensorflow
 @pytest.mark.parametrize(
     ("suffix", "problem"),
@@ -100,16 +117,7 @@ def test_a_module_that_python_cannot_import_is_explained(copied_package, suffix,
     module = copied_package / f"_C{suffix}"
     module.write_bytes(b"")
     (copied_package / "_tf_ops.so").write_bytes(b"")
-    code = f"""
-import sys
-sys.path.insert(0, {str(copied_package.parent)!r})
-# The finder of an editable installation would find the module that the copy lacks.
-sys.meta_path[:] = [finder for finder in sys.meta_path if "Editable" not in repr(finder)]
-import kvision
-try: kvision.load_ops()
-except RuntimeError as error: print(error)
-"""
-    message = _run(code)
+    message = _run(_LOAD_COPY.format(folder=str(copied_package.parent)))
     assert str(module) in message
     assert problem in message
     assert platform.python_version() in message
@@ -131,14 +139,22 @@ def test_another_tensorflow_is_refused_with_both_versions_and_the_remedy():
 
 
 @on_tensorflow
-def test_a_damaged_library_is_explained(unloaded, tmp_path):
-    import tensorflow as tf
+@pytest.mark.parametrize("damaged", ["_tf_ops.so", "_xla_ops.so"])
+def test_a_damaged_library_is_explained(copied_package, damaged):
+    for library in native.library_path().parent.glob("_*.so"):
+        if library.name == damaged:
+            (copied_package / damaged).write_bytes(b"not a library")
+        else:
+            (copied_package / library.name).symlink_to(library)
+    message = _run(_LOAD_COPY.format(folder=str(copied_package.parent)))
+    assert f"could not load {copied_package / damaged}" in message
 
-    library = tmp_path / "_tf_ops.so"
-    library.write_bytes(b"not a library")
-    unloaded.setattr(native, "_LIBRARY", library)
-    unloaded.setattr(native, "build_info", lambda: {"tensorflow": tf.__version__})
-    with pytest.raises(RuntimeError, match=f"could not load {library}"):
+
+@on_tensorflow
+def test_a_module_built_without_tensorflow_is_explained(unloaded):
+    unloaded.setattr(native, "build_info", lambda: {"tensorflow": ""})
+    unloaded.setattr(native, "library_path", lambda: Path("/nowhere/_tf_ops.so"))
+    with pytest.raises(RuntimeError, match="it was built without TensorFlow; reinstall kvision"):
         kvision.load_ops()
 
 
@@ -221,25 +237,82 @@ def test_a_thread_follows_its_own_scope_first():
             assert future.result() == ("auto", "reference")
 
 
+@pytest.mark.parametrize("name", kvision.ops.NATIVE)
+def test_every_function_says_which_implementation_it_runs(implementation, name):
+    assert kvision.ops.implementation_of(name) == implementation
+
+
+def test_a_function_without_a_native_kernel_has_no_implementation_to_tell():
+    with pytest.raises(ValueError, match="implementation_of: `name` must be one of .*'match'"):
+        kvision.ops.implementation_of("match")
+
+
+@pytest.fixture
+def no_scope():
+    """Outside any scope, in a thread of its own: the environment decides."""
+    if native._open_scopes:
+        pytest.skip("another test holds a scope open")
+
+
+@pytest.mark.usefixtures("no_scope")
+def test_the_environment_chooses(unloaded):
+    unloaded.setenv("KVISION_IMPLEMENTATION", "reference")
+    assert kvision.ops.implementation_of("nms") == "reference"
+    with native.implementation("auto"):  # which it does not decide
+        assert native._current_scope() == "auto"
+    unloaded.setenv("KVISION_IMPLEMENTATION", "fast")
+    with pytest.raises(ValueError, match="KVISION_IMPLEMENTATION must be one of .*'fast'"):
+        native.use_native()
+
+
 @on_tensorflow
-def test_what_xla_compiles_runs_through_the_reference():
+@pytest.mark.usefixtures("no_scope", "no_library")
+def test_the_environment_can_demand_native_kernels(unloaded):
+    unloaded.setenv("KVISION_IMPLEMENTATION", "native")
+    with pytest.raises(RuntimeError, match="no native library"):
+        kvision.ops.implementation_of("nms")
+
+
+@on_tensorflow
+def test_what_xla_compiles_is_known_while_it_is_traced():
     import tensorflow as tf
 
-    chosen = []
+    traced = []
 
     def inner():
-        chosen.append(native.use_native())
+        traced.append(native.traced_for_xla())
         return tf.constant(0)
 
     def outer():
         return tf.function(inner)()
 
+    inner()
     tf.function(inner)()
     tf.function(inner, jit_compile=True)()
     tf.function(outer, jit_compile=True)()
-    assert chosen == [True, False, False]
-    with native.implementation("native"), pytest.raises(RuntimeError, match="no XLA kernels"):
-        tf.function(native.use_native, jit_compile=True)()
+    assert traced == [False, False, True, True]
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    "before",
+    ["", "kvision.load_ops()", "tf.constant(1.0) + 1", "tf.function(abs, jit_compile=True)(1.0)"],
+    ids=["nothing", "the library", "an op", "a compilation"],
+)
+def test_xla_calls_the_kernels_whatever_came_first(before):
+    """TensorFlow takes notice of what is registered for XLA once."""
+    code = f"""
+import tensorflow as tf, kvision
+{before}
+kept = lambda *tensors: kvision.ops.nms(*tensors, iou_threshold=0.5, max_output_size=3)
+kept = tf.function(kept, jit_compile=True, autograph=False)
+boxes, scores = tf.constant([[0.0, 0.0, 1.0, 1.0]] * 2), tf.constant([0.5, 0.9])
+print(kept(boxes, scores).numpy().tolist())
+print(kept.experimental_get_compiler_ir(boxes, scores)(stage="optimized_hlo"))
+"""
+    result, program = _run(code).split("\n", 1)
+    assert result == "[1, -1, -1]"
+    assert 'custom_call_target="kvision_nms"' in program
 
 
 def _run(code: str, *, errors: bool = False, **environment: str) -> str:
@@ -293,7 +366,9 @@ kept = kvision.ops.nms(boxes, numpy.array([0.5, 0.9, 0.7], "float32"), iou_thres
 print(keras.ops.convert_to_numpy(kept).tolist(), kvision.ops.native.use_native())
 """
     )
-    assert _run(code, KERAS_BACKEND=backend).split("\n")[0] == "[1, 2] False"
+    info = native.build_info()
+    built = bool(info and (backend == "torch" or info["xla_ffi"]))
+    assert _run(code, KERAS_BACKEND=backend).split("\n")[0] == f"[1, 2] {built}"
 
 
 @on_tensorflow

@@ -112,13 +112,11 @@ def kernels(inputs, arguments, output_gradients):
         "iou_threshold": float32_threshold(arguments["iou_threshold"]),
         "max_output_size": -1 if size is None else size,
     }
-    calls = [
-        KernelCall("nms", {**inputs, **attributes}, {0: "indices"} if size else {}, threads=False)
-    ]
+    calls = [KernelCall("nms", {**inputs, **attributes}, {0: "indices"} if size else {})]
     for seed in range(300 if size else 0):
         boxes, scores, threshold = nms_cases.nms_case(seed)
         golden = {"boxes": boxes, "scores": scores, "iou_threshold": threshold}
-        calls.append(KernelCall("nms", golden, threads=False))
+        calls.append(KernelCall("nms", golden))
     return calls
 
 

@@ -34,7 +34,6 @@ class TestSoftNMS(OpTests):
             "iou_threshold": float32_threshold(0.3),
             "score_threshold": 0.001,
         },
-        threads=False,
         cases={
             "linear": worked(
                 "linear", [4, 0, 2, 3, 1, 5], [0.95, 0.9, 0.35, 0.191597, 0.17479, 0.114035]

@@ -180,6 +180,7 @@ def baked_size(values, weights, outputs):
     return {**outputs, "count": ops.convert_to_tensor(rows, "int32")}
 
 
+RIGHT = spoilt("sums", lambda sums: sums)
 WRONG_VALUE = spoilt("sums", lambda sums: sums * 1.001)
 WRONG_DTYPE = spoilt("sums", lambda sums: ops.cast(sums, "float32"))
 WRONG_GRADIENT = spoilt("sums", lambda sums: 2 * sums - ops.stop_gradient(sums))

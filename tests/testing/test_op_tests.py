@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kvision.ops import native
 from kvision.testing import (
     FuzzCase,
     KernelCall,
@@ -22,10 +23,12 @@ from kvision.testing import (
     op_shapes,
     op_sizes,
     op_values,
+    op_xla,
     running,
 )
 from kvision.testing.op_results import on_tensorflow
 from tests.testing.sum_op import (
+    RIGHT,
     WRONG_DTYPE,
     WRONG_GRADIENT,
     WRONG_VALUE,
@@ -146,9 +149,57 @@ def test_a_refusal_in_other_words():
     fails(lambda: op_refusals.check_refusal(contract, contract.invalid[0]), "Refused, but not by")
 
 
+def check_xla(**table):
+    contract = make(**table)
+    op_xla.check_xla(contract, DEFAULT, "float32", contract.sizes_of(DEFAULT))
+
+
+def test_another_result_under_xla():
+    other = spoilt("sums", lambda sums: sums * (1 + 2e-6 * native.traced_for_xla()))
+    fails(lambda: check_xla(spoil=other), "in float32: sums")
+    other = spoilt("count", lambda count: count + int(native.traced_for_xla()))
+    fails(lambda: check_xla(spoil=other), "in float32: count")
+
+
+def test_another_gradient_under_xla():
+    def other(values, weights, outputs):
+        return (WRONG_GRADIENT if native.traced_for_xla() else RIGHT)(values, weights, outputs)
+
+    fails(lambda: check_xla(spoil=other), "in float32: gradient of values")
+
+
+def test_generated_calls_under_xla():
+    case = FuzzCase(sizes={"rows": 2, "columns": 2})
+    op_fuzz.check_under_xla(make(), case)
+    other = make(spoilt("sums", lambda sums: sums * (1 + 2e-6 * native.traced_for_xla())))
+    fails(lambda: op_fuzz.check_under_xla(other, case), "`sums`")
+
+    def refuse_xla(values, weights, scale):
+        if native.traced_for_xla():
+            raise ValueError("sum: not under XLA")
+
+    fails(lambda: op_fuzz.check_under_xla(make(check=refuse_xla), case), "XLA refuses what")
+    of_data = make(outputs={"sums": Output("?"), "count": Output("", "int32")})
+    fails(lambda: op_fuzz.check_under_xla(of_data, case), "XLA takes what")
+
+
+def test_a_program_without_the_native_call():
+    fails(lambda: check_xla(native_ops=("nms",)), "does not call the native nms")
+
+
+def test_a_shape_of_data_that_xla_is_given():
+    fails(lambda: op_xla.check_xla_refusal(make(), DEFAULT), "Not refused")
+
+
+def test_an_invalid_call_that_xla_compiles():
+    contract = make(check=lambda values, weights, scale: None)
+    fails(lambda: op_xla.check_xla_invalid(contract, contract.invalid[0]), "Not refused")
+
+
 @pytest.mark.parametrize("where", op_refusals.WHERE)
 def test_raw_refusals(where):
-    for invalid in make_raw().invalid:
+    # XLA leaves out the assertions by which this one refuses what is not static.
+    for invalid in make_raw().invalid if where != "XLA" else ():
         op_refusals.check_raw_refusal(make_raw(), invalid, where)
     taken = make_raw(lambda values, weights, scale: ops.sum(values, axis=1))
     for invalid in taken.invalid:

@@ -53,7 +53,6 @@ const char* BatchedNmsCuda(const float* boxes, const float* scores, const Batche
                            const BatchedNmsAttributes& attributes, void* workspace,
                            int32_t* indices, int32_t* labels, int32_t* num_detections,
                            void* stream) {
-  if (shape.num_boxes > kMaxBoxes) return "at most 385024 boxes an image on a GPU.";
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   const int64_t size = attributes.max_output_size;
   const int64_t pairs = shape.num_boxes * shape.num_classes;

@@ -1,6 +1,5 @@
-#include "ops/batched_nms/batched_nms.h"
-
 #include "common/op.h"
+#include "ops/batched_nms/batched_nms.h"
 
 namespace kvision {
 namespace {
@@ -44,8 +43,9 @@ Error Run(const Call& call) {
 }
 
 Op BatchedNms() {
-  Op op("batched_nms",
-        R"(Greedy non-maximum suppression within every image and class, merged into each image's best.
+  Op op(
+      "batched_nms",
+      R"(Greedy non-maximum suppression within every image and class, merged into each image's best.
 
 Detections descend by score; equal scores ascend by box index, then by class.
 

@@ -1,5 +1,5 @@
-// A thread a pair going forward; going back a warp a box of boxes1 and a thread a box of boxes2,
-// each the only one to write its gradient, summed in one order.
+// A thread a column of the matrix going forward; going back a warp a box of boxes1 and a lane of
+// every warp of a block a box of boxes2, each gradient written once and summed in one order.
 #include <cstdint>
 #include <type_traits>
 
@@ -14,6 +14,11 @@ namespace kvision {
 namespace {
 
 constexpr int kThreads = 128;
+// Of the matrix, that a block and a thread of the forward pass write.
+constexpr int kRows = 32;
+template <typename F>
+constexpr int kColumnsOf = sizeof(F) == 8 ? 2 : 4;
+constexpr int kSecondThreads = 512;
 
 template <typename F>
 __device__ inline device::IouBox<F> ReadBox(const F* boxes, int64_t index, bool with_angle) {
@@ -26,19 +31,50 @@ __device__ inline device::IouBox<F> ReadBox(const F* boxes, int64_t index, bool 
 }
 
 template <IouKind kKind, typename F>
-__global__ void ForwardKernel(BoxIouParameters p, const F* __restrict__ boxes1,
-                              const F* __restrict__ boxes2, F* __restrict__ output, int64_t total) {
+__global__ void ElementwiseForwardKernel(const F* __restrict__ boxes1, const F* __restrict__ boxes2,
+                                         F* __restrict__ output, int64_t total) {
   constexpr bool kAngle = kKind == IouKind::kCiou;
   const int64_t i = ThreadInGrid();
   if (i >= total) return;
-  int64_t first = i, second = i;
-  if (p.pairwise) {
-    first = i / p.num_boxes2;
-    second = first / p.num_boxes1 * p.num_boxes2 + i % p.num_boxes2;
-  }
   output[i] =
-      device::IouPair<kKind, F>(ReadBox(boxes1, first, kAngle), ReadBox(boxes2, second, kAngle))
-          .Value();
+      device::IouPair<kKind, F>(ReadBox(boxes1, i, kAngle), ReadBox(boxes2, i, kAngle)).Value();
+}
+
+// A thread a few boxes of boxes2, kThreads apart; a block kRows boxes of boxes1.
+template <IouKind kKind, typename F>
+__global__ void __launch_bounds__(kThreads)
+    PairwiseForwardKernel(BoxIouParameters p, const F* __restrict__ boxes1,
+                          const F* __restrict__ boxes2, F* __restrict__ output,
+                          unsigned column_blocks, unsigned row_blocks) {
+  constexpr bool kAngle = kKind == IouKind::kCiou;
+  constexpr int kColumns = kColumnsOf<F>;
+  __shared__ device::IouBox<F> rows[kRows];
+  const int64_t image = blockIdx.x / column_blocks / row_blocks;
+  const int64_t first_row = int64_t{blockIdx.x / column_blocks % row_blocks} * kRows;
+  const int64_t first_column =
+      int64_t{blockIdx.x % column_blocks} * (kThreads * kColumns) + threadIdx.x;
+  const int num_rows = static_cast<int>(min(int64_t{kRows}, p.num_boxes1 - first_row));
+  if (threadIdx.x < num_rows) {
+    rows[threadIdx.x] = ReadBox(boxes1, image * p.num_boxes1 + first_row + threadIdx.x, kAngle);
+  }
+  __syncthreads();
+  device::IouBox<F> own[kColumns] = {};
+#pragma unroll
+  for (int k = 0; k < kColumns; ++k) {
+    const int64_t column = first_column + k * kThreads;
+    if (column < p.num_boxes2) own[k] = ReadBox(boxes2, image * p.num_boxes2 + column, kAngle);
+  }
+  F* to = output + (image * p.num_boxes1 + first_row) * p.num_boxes2 + first_column;
+  for (int row = 0; row < num_rows; ++row, to += p.num_boxes2) {
+    const device::IouBox<F> box = rows[row];
+    F values[kColumns];
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) values[k] = device::IouPair<kKind, F>(box, own[k]).Value();
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+      if (first_column + k * kThreads < p.num_boxes2) to[k * kThreads] = values[k];
+    }
+  }
 }
 
 template <IouKind kKind, typename F>
@@ -83,22 +119,35 @@ __global__ void FirstBackwardKernel(BoxIouParameters p, const F* __restrict__ up
   }
 }
 
+// A lane a box of boxes2; the warps of a block share boxes1 out among them.
 template <IouKind kKind, typename F>
-__global__ void SecondBackwardKernel(BoxIouParameters p, const F* __restrict__ upstream,
-                                     const F* __restrict__ boxes1, const F* __restrict__ boxes2,
-                                     F* __restrict__ gradient) {
+__global__ void __launch_bounds__(kSecondThreads, 1)
+    SecondBackwardKernel(BoxIouParameters p, const F* __restrict__ upstream,
+                         const F* __restrict__ boxes1, const F* __restrict__ boxes2,
+                         F* __restrict__ gradient) {
   constexpr bool kAngle = kKind == IouKind::kCiou;
-  const int64_t total = p.batch * p.num_boxes2;
-  const int64_t own = ThreadInGrid();
-  if (own >= total) return;
-  const device::IouBox<F> b = ReadBox(boxes2, own, kAngle);
-  const int64_t first = own / p.num_boxes2 * p.num_boxes1;
+  constexpr int kWarps = kSecondThreads / kWarp;
+  __shared__ F sums_of_warps[kWarps][4][kWarp];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t own = int64_t{blockIdx.x} * kWarp + lane;
+  const bool owns = own < p.batch * p.num_boxes2;
   F sums[4] = {};
-  for (int64_t i = 0; i < p.num_boxes1; ++i) {
-    device::AddIouGradient<kKind>(b, ReadBox(boxes1, first + i, kAngle),
-                                  upstream[(first + i) * p.num_boxes2 + own % p.num_boxes2], sums);
+  if (owns) {
+    const device::IouBox<F> b = ReadBox(boxes2, own, kAngle);
+    const int64_t first = own / p.num_boxes2 * p.num_boxes1, column = own % p.num_boxes2;
+    for (int64_t i = warp; i < p.num_boxes1; i += kWarps) {
+      device::AddIouGradient<kKind>(b, ReadBox(boxes1, first + i, kAngle),
+                                    upstream[(first + i) * p.num_boxes2 + column], sums);
+    }
   }
-  for (int corner = 0; corner < 4; ++corner) gradient[4 * own + corner] = sums[corner];
+  for (int corner = 0; corner < 4; ++corner) sums_of_warps[warp][corner][lane] = sums[corner];
+  __syncthreads();
+  if (warp > 0 || !owns) return;
+  for (int corner = 0; corner < 4; ++corner) {
+    F sum = 0;
+    for (int of = 0; of < kWarps; ++of) sum += sums_of_warps[of][corner][lane];
+    gradient[4 * own + corner] = sum;
+  }
 }
 
 // Calls launch(std::integral_constant<IouKind, kind>).
@@ -123,10 +172,19 @@ const char* BoxIouForwardCuda(const BoxIouParameters& p, const F* boxes1, const 
                               F* output, void* stream) {
   const int64_t total = p.batch * p.num_boxes1 * (p.pairwise ? p.num_boxes2 : 1);
   if (total == 0) return nullptr;
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
   WithKind(p.kind, [&](auto kind) {
-    ForwardKernel<decltype(kind)::value, F>
-        <<<BlocksFor(total, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-            p, boxes1, boxes2, output, total);
+    constexpr IouKind kKind = decltype(kind)::value;
+    if (!p.pairwise) {
+      ElementwiseForwardKernel<kKind, F>
+          <<<BlocksFor(total, kThreads), kThreads, 0, cuda_stream>>>(boxes1, boxes2, output, total);
+      return;
+    }
+    const unsigned column_blocks = BlocksFor(p.num_boxes2, kThreads * kColumnsOf<F>);
+    const unsigned row_blocks = BlocksFor(p.num_boxes1, kRows);
+    PairwiseForwardKernel<kKind, F>
+        <<<BlocksFor(p.batch * column_blocks * row_blocks, 1), kThreads, 0, cuda_stream>>>(
+            p, boxes1, boxes2, output, column_blocks, row_blocks);
   });
   return LastCudaError();
 }
@@ -151,7 +209,7 @@ const char* BoxIouBackwardCuda(const BoxIouParameters& p, const F* output_gradie
               p, output_gradient, boxes1, boxes2, gradient1);
     }
     if (total2 > 0) {
-      SecondBackwardKernel<kKind, F><<<BlocksFor(total2, kThreads), kThreads, 0, cuda_stream>>>(
+      SecondBackwardKernel<kKind, F><<<BlocksFor(total2, kWarp), kSecondThreads, 0, cuda_stream>>>(
           p, output_gradient, boxes1, boxes2, gradient2);
     }
   });

@@ -32,8 +32,8 @@ __device__ inline MatchedBox ReadBox(const float* boxes, int64_t index) {
 }
 
 __device__ inline float Intersection(const MatchedBox& a, const MatchedBox& b) {
-  const float width = (a.x2 < b.x2 ? a.x2 : b.x2) - (a.x1 > b.x1 ? a.x1 : b.x1);
-  const float height = (a.y2 < b.y2 ? a.y2 : b.y2) - (a.y1 > b.y1 ? a.y1 : b.y1);
+  const float width = fminf(a.x2, b.x2) - fmaxf(a.x1, b.x1);
+  const float height = fminf(a.y2, b.y2) - fmaxf(a.y1, b.y1);
   return width > 0.0f && height > 0.0f ? __fmul_rn(width, height) : 0.0f;
 }
 
@@ -93,10 +93,10 @@ __global__ void __launch_bounds__(kThreads)
           best = iou;
           match = static_cast<int32_t>(first + i);
         }
-        if (attributes.allow_low_quality) {
+        if (attributes.allow_low_quality && __any_sync(kAllLanes, iou > 0.0f)) {
           // IoUs are not negative, so that their bits are ordered as they are.
           const unsigned most = __reduce_max_sync(kAllLanes, __float_as_uint(iou));
-          if (threadIdx.x % kWarp == 0 && most != 0) {
+          if (threadIdx.x % kWarp == 0) {
             atomicMax(tensors.highest + image * shape.num_boxes + first + i, most);
           }
         }

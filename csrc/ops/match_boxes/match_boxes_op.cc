@@ -1,6 +1,5 @@
-#include "ops/match_boxes/match_boxes.h"
-
 #include "common/op.h"
+#include "ops/match_boxes/match_boxes.h"
 
 namespace kvision {
 namespace {
@@ -42,8 +41,9 @@ Error Run(const Call& call) {
 }
 
 Op MatchBoxes() {
-  Op op("match_boxes",
-        R"(Which box of the ground truth each candidate stands for, by IoU, without a matrix of IoUs.
+  Op op(
+      "match_boxes",
+      R"(Which box of the ground truth each candidate stands for, by IoU, without a matrix of IoUs.
 
 boxes: (B, M, 4), x1 y1 x2 y2.
 valid: (B, M). False marks padding.

@@ -1,6 +1,5 @@
-#include "ops/matrix_nms/matrix_nms.h"
-
 #include "common/op.h"
+#include "ops/matrix_nms/matrix_nms.h"
 
 namespace kvision {
 namespace {
@@ -8,8 +7,7 @@ namespace {
 // The name of the method has been checked.
 MatrixNmsAttributes Read(const Attributes& attributes) {
   MatrixNmsAttributes read{DecayMethod::kLinear, attributes.Float("sigma"),
-                           attributes.Float("score_threshold"),
-                           attributes.Int("max_output_size")};
+                           attributes.Float("score_threshold"), attributes.Int("max_output_size")};
   ParseDecayMethod("matrix_nms", attributes.String("method"), &read.method);
   return read;
 }
@@ -34,7 +32,7 @@ Error Run(const Call& call) {
   if (call.device.on_cuda) {
     return call.OnCuda(MatrixNmsCudaWorkspace(num_boxes), [&](void* workspace) {
       return MatrixNmsCuda(boxes, scores, labels, num_boxes, attributes, workspace, indices,
-                         decayed_scores, count, call.device.stream);
+                           decayed_scores, count, call.device.stream);
     });
   }
 #endif

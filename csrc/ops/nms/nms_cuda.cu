@@ -29,7 +29,6 @@ size_t NmsCudaWorkspace(int64_t num_boxes) {
 const char* NmsCuda(const float* boxes, const float* scores, int64_t num_boxes,
                     const NmsAttributes& attributes, void* workspace, int32_t* indices,
                     int32_t* count, void* stream) {
-  if (num_boxes > kMaxBoxes) return "at most 385024 boxes on a GPU.";
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   const int64_t size = NmsOutputSize(num_boxes, attributes.max_output_size);
   cudaMemsetAsync(indices, 0xff, size * sizeof(int32_t), cuda_stream);  // -1

@@ -1,6 +1,5 @@
-#include "ops/nms/nms.h"
-
 #include "common/op.h"
+#include "ops/nms/nms.h"
 
 namespace kvision {
 namespace {

@@ -1,34 +1,104 @@
-// Each thread owns its output: kPack channels of a bin going forward, of a cell of the map going
-// back. So there are no atomic additions, and the sums have one order. Threads next to one another
-// own channels next to one another, so that loads are coalesced.
+// A block owns the bins of a box for some channels next to one another. Blocks run in the order of
+// these channels within an image, whose map is then read from the cache again.
 #include <algorithm>
 #include <cstdint>
 
 #include "common/channel_packs.cuh"
-#include "common/half.h"
 #include "common/launch.cuh"
 #include "ops/roi_align/roi_align.h"
 #include "ops/roi_align/roi_align_grid.h"
+#include "ops/roi_align/roi_align_samples.cuh"
 
 namespace kvision {
 namespace {
 
-// What has no weight is not read, so that a NaN there does not matter.
-template <int kPack, typename T>
-__device__ inline void AddScaled(const T* from, AccumulatorOf<T> weight,
-                                 AccumulatorOf<T> (&sums)[kPack]) {
-  if (weight == AccumulatorOf<T>(0)) return;
-  const Pack<T, kPack> pack = LoadPack<kPack>(from);
-#pragma unroll
-  for (int k = 0; k < kPack; ++k) sums[k] += weight * ToFloat(pack.values[k]);
-}
+// `lanes` threads of a warp own a bin, a pack of channels each.
+constexpr int kThreads = 128;
 
+// As many as leave each thread the registers that it needs.
+template <typename T>
+constexpr int kBlocksOnSm = sizeof(T) == 4   ? 6
+                            : sizeof(T) == 2 ? 5
+                                             : 4;
+
+// 16 bytes of any type.
+template <typename T>
+constexpr int kWidePack = 16 / sizeof(T);
+
+template <typename F>
+struct Tap {
+  int32_t offset;
+  F weight;
+};
+
+// The taps of all bins along one axis, in shared memory; samples that read the same cell are
+// merged.
+template <typename F>
+struct AxisTaps {
+  static constexpr int kMostTaps = 256;
+
+  Tap<F> taps[kMostTaps];
+  int32_t numbers[kMostTaps];
+
+  // How many taps a bin has room for.
+  __device__ static int RoomOf(int64_t bins) {
+    return bins > kMostTaps ? 0 : kMostTaps / static_cast<int>(bins);
+  }
+
+  // Returns whether the taps of the bin have room. `stride` is that of the axis.
+  __device__ bool Find(const RoiAlignAxis<F>& axis, int bin, int room, int64_t stride,
+                       bool adaptive) {
+    constexpr int kLookBack = 3;
+    const F bin_start = axis.BinStart(bin);
+    const RoiAlignSamples<F> samples = axis.SamplesOnMap(bin_start, adaptive);
+    // Samples of an adaptive grid have a cell each but for a few.
+    if (axis.size > INT32_MAX / stride || (adaptive && samples.number > room)) return false;
+    Tap<F>* const own = taps + bin * room;
+    int number = 0;
+    bool fits = true;
+    ForSamples(axis, bin_start, samples, [&](int64_t cell, F weight) {
+      const int32_t offset = static_cast<int32_t>(cell * stride);
+      for (int i = number - 1; i >= 0 && i >= number - kLookBack; --i) {
+        if (own[i].offset == offset) {
+          own[i].weight += weight;
+          return;
+        }
+      }
+      if (number == room) {
+        fits = false;
+      } else {
+        own[number++] = {offset, weight};
+      }
+    });
+    numbers[bin] = number;
+    return fits;
+  }
+};
+
+// Adds what the taps read. Several loads are on their way at once.
 template <int kPack, typename T>
-__device__ inline void StoreSums(const AccumulatorOf<T> (&sums)[kPack], T* to) {
-  Pack<T, kPack> pack;
+__device__ inline void AddTaps(const T* from, const Tap<AccumulatorOf<T>>* taps, int number,
+                               AccumulatorOf<T> (&sums)[kPack]) {
+  constexpr int kAtOnce = 4;
+  for (int first = 0; first < number; first += kAtOnce) {
+    Pack<T, kPack> packs[kAtOnce];
+    AccumulatorOf<T> weights[kAtOnce];
 #pragma unroll
-  for (int k = 0; k < kPack; ++k) pack.values[k] = FromFloat<T>(sums[k]);
-  StorePack<kPack>(pack, to);
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < number) {
+        const Tap<AccumulatorOf<T>> tap = taps[first + i];
+        weights[i] = tap.weight;
+        packs[i] = LoadPack<kPack>(from + tap.offset);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < number) {
+#pragma unroll
+        for (int k = 0; k < kPack; ++k) sums[k] += weights[i] * ToFloat(packs[i].values[k]);
+      }
+    }
+  }
 }
 
 template <typename T>
@@ -38,165 +108,94 @@ struct Levels {
 };
 
 template <typename T, int kPack>
-__global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
-    ForwardKernel(RoiAlignParameters parameters, Levels<const T> levels,
+__global__ void __launch_bounds__(kThreads, kBlocksOnSm<T>)
+    ForwardKernel(const __grid_constant__ RoiAlignParameters parameters,
+                  const __grid_constant__ Levels<const T> levels,
                   const AccumulatorOf<T>* __restrict__ boxes,
-                  const int32_t* __restrict__ box_levels, T* __restrict__ output, int64_t total) {
+                  const int32_t* __restrict__ box_levels, T* __restrict__ output, unsigned lanes,
+                  unsigned chunks) {
   using F = AccumulatorOf<T>;
-  const int64_t packs = parameters.channels / kPack;
+  __shared__ AxisTaps<F> row_taps, column_taps;
+  __shared__ RoiAlignGrid<F> grid;
+  const unsigned num_boxes = static_cast<unsigned>(parameters.num_boxes);
+  const int64_t image = blockIdx.x / num_boxes / chunks;
+  const int64_t box = image * num_boxes + blockIdx.x % num_boxes;
+  const unsigned chunk = blockIdx.x / num_boxes % chunks;
+  const int64_t channel = (int64_t{chunk} * lanes + threadIdx.x % lanes) * kPack;
+  const int height = static_cast<int>(parameters.output_height);
+  const int width = static_cast<int>(parameters.output_width);
   const bool adaptive = parameters.sampling_ratio == 0;
-  const int64_t index = ThreadInGrid();
-  if (index >= total) return;
-  const int64_t channel = index % packs * kPack;
-  const int64_t bin = index / packs;
-  const int64_t column_bin = bin % parameters.output_width;
-  const int64_t row_bin = bin / parameters.output_width % parameters.output_height;
-  const int64_t box = bin / (parameters.output_width * parameters.output_height);
-  F sums[kPack] = {};
-  const int32_t level_index = box_levels[box];
-  if (level_index >= 0 && level_index < levels.number) {
-    const RoiAlignLevel<const T> level = levels.list[level_index];
-    const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
-                                                  level.height, level.width, parameters);
-    if (grid.valid) {
-      const int64_t stride = level.width * parameters.channels;
-      const T* image = level.data + box / parameters.num_boxes * level.height * stride + channel;
-      const F row_start = grid.rows.BinStart(row_bin),
-              column_start = grid.columns.BinStart(column_bin);
+  const int row_room = AxisTaps<F>::RoomOf(height), column_room = AxisTaps<F>::RoomOf(width);
+
+  const int32_t index = box_levels[box];
+  RoiAlignLevel<const T> level = {};
+  if (index >= 0 && index < levels.number) level = levels.list[index];
+  if (threadIdx.x == 0) {
+    grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale, level.height, level.width,
+                            parameters);
+    if (level.data == nullptr) grid.valid = false;
+  }
+  __syncthreads();
+  const bool valid = grid.valid;
+  bool has_room = row_room > 0 && column_room > 0;
+  if (valid && has_room) {
+    for (int i = threadIdx.x; i < height + width; i += kThreads) {
+      const bool of_rows = i < height;
+      const RoiAlignAxis<F> axis = of_rows ? grid.rows : grid.columns;
+      has_room &= (of_rows ? row_taps : column_taps)
+                      .Find(axis, of_rows ? i : i - height, of_rows ? row_room : column_room,
+                            of_rows ? 1 : parameters.channels, adaptive);
+    }
+  }
+  has_room = __syncthreads_and(has_room);
+  if (channel >= parameters.channels) return;
+
+  const int64_t stride = level.width * parameters.channels;
+  const T* map = level.data + image * level.height * stride + channel;
+  T* to = output + box * height * width * parameters.channels + channel;
+  // Each bin of this warp: `sum(row, column, sums)`.
+  const auto for_bins = [&](const auto& sum) {
+    const unsigned bins = static_cast<unsigned>(height * width);
+    for (unsigned bin = threadIdx.x / lanes; bin < bins; bin += kThreads / lanes) {
+      const int row = static_cast<int>(bin / static_cast<unsigned>(width));
+      F sums[kPack] = {};
+      sum(row, static_cast<int>(bin) - row * width, sums);
+      StoreSums<kPack>(sums, to + int64_t{bin} * parameters.channels);
+    }
+  };
+  // A sum for each row of the map, so that none has many terms.
+  const auto add_line = [](const F(&line)[kPack], F weight, F(&sums)[kPack]) {
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) sums[k] += weight * line[k];
+  };
+  if (!valid) {
+    for_bins([](int, int, F(&)[kPack]) {});
+  } else if (has_room) {
+    for_bins([&](int row, int column, F(&sums)[kPack]) {
+      const Tap<F>* const rows = row_taps.taps + row * row_room;
+      const Tap<F>* const columns = column_taps.taps + column * column_room;
+      const int num_rows = row_taps.numbers[row], num_columns = column_taps.numbers[column];
+      for (int i = 0; i < num_rows; ++i) {
+        F line[kPack] = {};
+        AddTaps<kPack>(map + rows[i].offset * stride, columns, num_columns, line);
+        add_line(line, rows[i].weight, sums);
+      }
+    });
+  } else {
+    for_bins([&](int row, int column, F(&sums)[kPack]) {
+      const F row_start = grid.rows.BinStart(row), column_start = grid.columns.BinStart(column);
       const RoiAlignSamples<F> rows = grid.rows.SamplesOnMap(row_start, adaptive);
       const RoiAlignSamples<F> columns = grid.columns.SamplesOnMap(column_start, adaptive);
-      const F sample_weight = grid.rows.SampleWeight() * grid.columns.SampleWeight();
-      for (int64_t i = 0; i < rows.number; ++i) {
-        const F y = grid.rows.Position(row_start, rows.first + static_cast<F>(i));
-        if (!ReadsMap(y, level.height)) continue;
-        const BilinearTaps<F> row = TapsAt(y, level.height);
-        const T* low = image + row.low * stride;
-        const T* high = image + row.high * stride;
-        for (int64_t j = 0; j < columns.number; ++j) {
-          const F x = grid.columns.Position(column_start, columns.first + static_cast<F>(j));
-          if (!ReadsMap(x, level.width)) continue;
-          const BilinearTaps<F> column = TapsAt(x, level.width);
-          const int64_t left = column.low * parameters.channels,
-                        right = column.high * parameters.channels;
-          const F low_weight = row.low_weight * sample_weight,
-                  high_weight = row.high_weight * sample_weight;
-          AddScaled<kPack>(low + left, low_weight * column.low_weight, sums);
-          AddScaled<kPack>(low + right, low_weight * column.high_weight, sums);
-          AddScaled<kPack>(high + left, high_weight * column.low_weight, sums);
-          AddScaled<kPack>(high + right, high_weight * column.high_weight, sums);
-        }
-      }
-    }
+      ForSamples(grid.rows, row_start, rows, [&](int64_t y, F weight) {
+        F line[kPack] = {};
+        const T* from = map + y * stride;
+        ForSamples(grid.columns, column_start, columns, [&](int64_t x, F weight) {
+          AddScaled<kPack>(from + x * parameters.channels, weight, line);
+        });
+        add_line(line, weight, sums);
+      });
+    });
   }
-  StoreSums<kPack>(sums, output + bin * parameters.channels + channel);
-}
-
-// The bins, in order, whose samples may read a cell: [first, end).
-struct BinRange {
-  int64_t first, end;
-};
-
-template <typename F>
-__device__ inline BinRange BinsNear(const RoiAlignAxis<F>& axis, int64_t cell, int64_t bins) {
-  if (!(axis.bin_extent > F(0))) return {0, bins};
-  const F last = static_cast<F>(bins);
-  const F first = floor((static_cast<F>(cell) - F(1) - axis.start) / axis.bin_extent - F(1));
-  const F end = ceil((static_cast<F>(cell) + F(1) - axis.start) / axis.bin_extent + F(1));
-  return {static_cast<int64_t>(fmin(fmax(first, F(0)), last)),
-          static_cast<int64_t>(fmin(fmax(end, F(0)), last))};
-}
-
-// The weight of a cell in the mean of a bin along one axis.
-template <typename F>
-__device__ inline F WeightOfCell(const RoiAlignAxis<F>& axis, int64_t bin, int64_t cell,
-                                 bool adaptive) {
-  const F bin_start = axis.BinStart(bin);
-  const RoiAlignSamples<F> samples = axis.SamplesBetween(bin_start, static_cast<F>(cell) - F(1),
-                                                         static_cast<F>(cell) + F(1), adaptive);
-  F weight = 0;
-  for (int64_t i = 0; i < samples.number; ++i) {
-    const F position = axis.Position(bin_start, samples.first + static_cast<F>(i));
-    if (!ReadsMap(position, axis.size)) continue;
-    const BilinearTaps<F> taps = TapsAt(position, axis.size);
-    if (taps.low == cell) weight += taps.low_weight;
-    if (taps.high == cell) weight += taps.high_weight;
-  }
-  // A box of no extent has no samples, whose weight is infinite.
-  return weight > F(0) ? weight * axis.SampleWeight() : F(0);
-}
-
-// The rows and columns of the map that a box may read, so that a cell passes over most boxes by
-// four comparisons.
-struct Reach {
-  int64_t first_row, last_row, first_column, last_column;
-};
-
-template <typename F>
-__device__ inline void ReachOfAxis(const RoiAlignAxis<F>& axis, int64_t bins, int64_t* first,
-                                   int64_t* last) {
-  const F end = axis.BinStart(bins);
-  const F limit = static_cast<F>(axis.size);
-  const F low = floor(fmin(axis.start, end)) - F(2), high = ceil(fmax(axis.start, end)) + F(2);
-  *first = static_cast<int64_t>(fmin(fmax(low, F(0)), limit));
-  *last = static_cast<int64_t>(fmin(fmax(high, F(-1)), limit));
-}
-
-template <typename F, typename T>
-__global__ void ReachKernel(RoiAlignParameters parameters, RoiAlignLevel<T> level,
-                            int32_t level_index, const F* __restrict__ boxes,
-                            const int32_t* __restrict__ box_levels, Reach* __restrict__ reaches,
-                            int64_t total) {
-  const int64_t box = ThreadInGrid();
-  if (box >= total) return;
-  Reach reach = {0, -1, 0, -1};
-  if (box_levels[box] == level_index) {
-    const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
-                                                  level.height, level.width, parameters);
-    if (grid.valid) {
-      ReachOfAxis(grid.rows, parameters.output_height, &reach.first_row, &reach.last_row);
-      ReachOfAxis(grid.columns, parameters.output_width, &reach.first_column, &reach.last_column);
-    }
-  }
-  reaches[box] = reach;
-}
-
-template <typename T, int kPack>
-__global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
-    BackwardKernel(RoiAlignParameters parameters, const T* __restrict__ output_gradient,
-                   const AccumulatorOf<T>* __restrict__ boxes, const Reach* __restrict__ reaches,
-                   RoiAlignLevel<T> level, int64_t total) {
-  using F = AccumulatorOf<T>;
-  const int64_t packs = parameters.channels / kPack;
-  const bool adaptive = parameters.sampling_ratio == 0;
-  const int64_t index = ThreadInGrid();
-  if (index >= total) return;
-  const int64_t channel = index % packs * kPack;
-  const int64_t cell = index / packs;
-  const int64_t x = cell % level.width;
-  const int64_t y = cell / level.width % level.height;
-  const int64_t first_box = cell / (level.width * level.height) * parameters.num_boxes;
-  F sums[kPack] = {};
-  for (int64_t box = first_box; box < first_box + parameters.num_boxes; ++box) {
-    const Reach reach = reaches[box];
-    if (y < reach.first_row || y > reach.last_row || x < reach.first_column ||
-        x > reach.last_column)
-      continue;
-    const RoiAlignGrid<F> grid = MakeRoiAlignGrid(boxes + 4 * box, level.spatial_scale,
-                                                  level.height, level.width, parameters);
-    const BinRange row_bins = BinsNear(grid.rows, y, parameters.output_height);
-    const BinRange column_bins = BinsNear(grid.columns, x, parameters.output_width);
-    for (int64_t row_bin = row_bins.first; row_bin < row_bins.end; ++row_bin) {
-      const F row_weight = WeightOfCell(grid.rows, row_bin, y, adaptive);
-      if (row_weight == F(0)) continue;
-      const int64_t bin_row = (box * parameters.output_height + row_bin) * parameters.output_width;
-      for (int64_t column_bin = column_bins.first; column_bin < column_bins.end; ++column_bin) {
-        const F weight = row_weight * WeightOfCell(grid.columns, column_bin, x, adaptive);
-        AddScaled<kPack>(output_gradient + (bin_row + column_bin) * parameters.channels + channel,
-                         weight, sums);
-      }
-    }
-  }
-  StoreSums<kPack>(sums, level.data + cell * parameters.channels + channel);
 }
 
 }  // namespace
@@ -206,71 +205,34 @@ const char* RoiAlignForwardCuda(const RoiAlignParameters& parameters,
                                 Span<const RoiAlignLevel<const T>> levels,
                                 const RoiAlignBox<T>* boxes, const int32_t* box_levels, T* output,
                                 void* stream) {
-  constexpr int kPack = kFullPack<T>;
   Levels<const T> list = {};
   list.number = levels.size;
   std::copy(levels.begin(), levels.end(), list.list);
-  const int64_t total = parameters.batch * parameters.num_boxes * parameters.output_height *
-                        parameters.output_width * parameters.channels;
-  if (total == 0) return nullptr;
-  const bool packs =
-      std::all_of(levels.begin(), levels.end(), [&](const RoiAlignLevel<const T>& level) {
-        return Packs<kPack>(parameters.channels, level.data, output);
-      });
-  const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  if (packs) {
-    ForwardKernel<T, kPack>
-        <<<BlocksFor(total / kPack, kPackThreads), kPackThreads, 0, cuda_stream>>>(
-            parameters, list, boxes, box_levels, output, total / kPack);
-  } else {
-    ForwardKernel<T, 1><<<BlocksFor(total, kPackThreads), kPackThreads, 0, cuda_stream>>>(
-        parameters, list, boxes, box_levels, output, total);
-  }
-  return LastCudaError();
-}
-
-int64_t RoiAlignBackwardCudaWorkspace(const RoiAlignParameters& parameters) {
-  return parameters.batch * parameters.num_boxes * static_cast<int64_t>(sizeof(Reach));
-}
-
-template <typename T>
-const char* RoiAlignBackwardCuda(const RoiAlignParameters& parameters, const T* output_gradient,
-                                 const RoiAlignBox<T>* boxes, const int32_t* box_levels,
-                                 Span<const RoiAlignLevel<T>> level_gradients, void* workspace,
-                                 void* stream) {
-  constexpr int kPack = kFullPack<T>;
   const int64_t num_boxes = parameters.batch * parameters.num_boxes;
-  const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  Reach* const reaches = static_cast<Reach*>(workspace);
-  for (int64_t index = 0; index < level_gradients.size; ++index) {
-    const RoiAlignLevel<T>& level = level_gradients[index];
-    const int64_t total = parameters.batch * level.height * level.width * parameters.channels;
-    if (total == 0) continue;
-    if (num_boxes > 0) {
-      ReachKernel<RoiAlignBox<T>, T>
-          <<<BlocksFor(num_boxes, kPackThreads), kPackThreads, 0, cuda_stream>>>(
-              parameters, level, static_cast<int32_t>(index), boxes, box_levels, reaches,
-              num_boxes);
-    }
-    if (Packs<kPack>(parameters.channels, output_gradient, level.data)) {
-      BackwardKernel<T, kPack>
-          <<<BlocksFor(total / kPack, kPackThreads), kPackThreads, 0, cuda_stream>>>(
-              parameters, output_gradient, boxes, reaches, level, total / kPack);
-    } else {
-      BackwardKernel<T, 1><<<BlocksFor(total, kPackThreads), kPackThreads, 0, cuda_stream>>>(
-          parameters, output_gradient, boxes, reaches, level, total);
-    }
+  if (num_boxes * parameters.output_height * parameters.output_width * parameters.channels == 0) {
+    return nullptr;
+  }
+  const auto launch = [&](auto kernel, int pack) {
+    const unsigned lanes = LanesFor(parameters.channels / pack);
+    const unsigned chunks = BlocksFor(parameters.channels, int64_t{lanes} * pack);
+    kernel<<<BlocksFor(num_boxes * chunks, 1), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        parameters, list, boxes, box_levels, output, lanes, chunks);
+  };
+  constexpr int kPack = kWidePack<T>;
+  if (std::all_of(levels.begin(), levels.end(), [&](const RoiAlignLevel<const T>& level) {
+        return Packs<kPack>(parameters.channels, level.data, output);
+      })) {
+    launch(ForwardKernel<T, kPack>, kPack);
+  } else {
+    launch(ForwardKernel<T, 1>, 1);
   }
   return LastCudaError();
 }
 
-#define KVISION_ROI_ALIGN(T)                                                                     \
-  template const char* RoiAlignForwardCuda<T>(const RoiAlignParameters&,                         \
-                                              Span<const RoiAlignLevel<const T>>,                \
-                                              const RoiAlignBox<T>*, const int32_t*, T*, void*); \
-  template const char* RoiAlignBackwardCuda<T>(const RoiAlignParameters&, const T*,              \
-                                               const RoiAlignBox<T>*, const int32_t*,            \
-                                               Span<const RoiAlignLevel<T>>, void*, void*);
+#define KVISION_ROI_ALIGN(T)                                                      \
+  template const char* RoiAlignForwardCuda<T>(const RoiAlignParameters&,          \
+                                              Span<const RoiAlignLevel<const T>>, \
+                                              const RoiAlignBox<T>*, const int32_t*, T*, void*);
 KVISION_ROI_ALIGN(Half)
 KVISION_ROI_ALIGN(BFloat16)
 KVISION_ROI_ALIGN(float)

@@ -11,10 +11,9 @@ constexpr char kOutput[] = "batch num_boxes output_height output_width channels"
 
 std::string Check(const Attributes& attributes, const Sizes& sizes) {
   std::string wrong = CheckRoiAlign(sizes["num_levels"], attributes.Int("sampling_ratio"));
-  // Of a gradient, what is not known yet is checked when it is.
-  const int64_t height = sizes["output_height"], width = sizes["output_width"];
-  if (wrong.empty() && height != kUnknownSize && width != kUnknownSize) {
-    wrong = CheckRoiAlignOutputSize(height, width);
+  if (wrong.empty()) {
+    wrong = CheckRoiAlignOutputSize(SizeOr(attributes, sizes, "output_height", 1),
+                                    SizeOr(attributes, sizes, "output_width", 1));
   }
   if (!wrong.empty() || !attributes.Has("spatial_scales")) return wrong;
   for (const double scale : attributes.Doubles("spatial_scales")) {
@@ -77,8 +76,8 @@ Error Backward(const Call& call) {
 #ifdef KVISION_WITH_CUDA
   if (call.device.on_cuda) {
     return call.OnCuda(RoiAlignBackwardCudaWorkspace(parameters), [&](void* workspace) {
-      return RoiAlignBackwardCuda<T>(parameters, output_gradient, boxes, box_levels, all,
-                                     workspace, call.device.stream);
+      return RoiAlignBackwardCuda<T>(parameters, output_gradient, boxes, box_levels, all, workspace,
+                                     call.device.stream);
     });
   }
 #endif
@@ -99,7 +98,8 @@ Error RunBackward(const Call& call) {
 }
 
 Op RoiAlign() {
-  Op op("roi_align", R"(Average of bilinear samples in the bins of each box, read from its own level.
+  Op op("roi_align",
+        R"(Average of bilinear samples in the bins of each box, read from its own level.
 
 features: maps (batch, height, width, channels), each of its own height and width.
 boxes: (batch, num_boxes, 4), x1 y1 x2 y2.

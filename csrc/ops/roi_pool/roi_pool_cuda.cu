@@ -1,143 +1,214 @@
-// Each thread owns its output: kPack channels of a bin going forward, of a cell of the map going
-// back. So there are no atomic additions, and the sums have one order. Threads next to one another
-// own channels next to one another, so that loads are coalesced.
+// Each thread owns its output: kPack channels of a bin going forward, a channel of a tile of the
+// map going back. So there are no atomic additions, and the sums have one order. Threads next to
+// one another own channels next to one another, so that loads are coalesced.
 #include <cstdint>
 
 #include "common/channel_packs.cuh"
 #include "common/half.h"
 #include "common/launch.cuh"
+#include "common/listed_boxes.cuh"
 #include "ops/roi_pool/roi_pool.h"
 #include "ops/roi_pool/roi_pool_bins.h"
 
 namespace kvision {
 namespace {
 
+// Going forward a block owns the bins of a box for some packs of channels, `lanes` threads a bin.
+// Blocks run in the order of these channels within an image, whose map is then read from the cache
+// again.
 template <typename T, int kPack>
 __global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
     ForwardKernel(RoiPoolParameters parameters, const T* __restrict__ features,
                   const RoiPoolBox<T>* __restrict__ boxes, T* __restrict__ output,
-                  int32_t* __restrict__ argmax, int64_t total) {
+                  int32_t* __restrict__ argmax, unsigned lanes, unsigned chunks) {
   using F = RoiPoolBox<T>;
-  const int64_t channels = parameters.channels, packs = channels / kPack;
-  const int64_t index = ThreadInGrid();
-  if (index >= total) return;
-  const int64_t channel = index % packs * kPack;
-  const int64_t bin = index / packs;
-  const int64_t box = bin / (parameters.output_width * parameters.output_height);
-  const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
-  const RoiPoolCells rows =
-      grid.rows.CellsOf(bin / parameters.output_width % parameters.output_height);
-  const RoiPoolCells columns = grid.columns.CellsOf(bin % parameters.output_width);
-  const bool empty = rows.begin >= rows.end || columns.begin >= columns.end;
-  const int64_t first = empty ? -1 : rows.begin * parameters.width + columns.begin;
-  const T* map = features + box / parameters.num_boxes * parameters.Cells() * channels + channel;
-  Pack<T, kPack> best = {};
-  Pack<int32_t, kPack> cells;
-  F best_values[kPack];
-  if (!empty) best = LoadPack<kPack>(map + first * channels);
+  __shared__ RoiPoolGrid<F> grid;
+  const int64_t channels = parameters.channels;
+  const unsigned num_boxes = static_cast<unsigned>(parameters.num_boxes);
+  const int64_t image = blockIdx.x / num_boxes / chunks;
+  const int64_t box = image * num_boxes + blockIdx.x % num_boxes;
+  const int64_t pack = int64_t{blockIdx.x / num_boxes % chunks} * lanes + threadIdx.x % lanes;
+  if (threadIdx.x == 0) grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
+  __syncthreads();
+  if (pack * kPack >= channels) return;
+  const int width = static_cast<int>(parameters.width);
+  const int64_t box_bins = parameters.output_height * parameters.output_width;
+  const T* const map = features + image * parameters.Cells() * channels + pack * kPack;
+  const int64_t offset = box * box_bins * channels + pack * kPack;
+  for (int64_t bin = threadIdx.x / lanes; bin < box_bins; bin += kPackThreads / lanes) {
+    const RoiPoolCells rows = grid.rows.CellsOf(bin / parameters.output_width);
+    const RoiPoolCells columns = grid.columns.CellsOf(bin % parameters.output_width);
+    const bool empty = rows.begin >= rows.end || columns.begin >= columns.end;
+    const int64_t first = empty ? -1 : rows.begin * width + columns.begin;
+    Pack<T, kPack> best = {};
+    Pack<int32_t, kPack> cells;
+    F best_values[kPack];
+    if (!empty) best = LoadPack<kPack>(map + first * channels);
 #pragma unroll
-  for (int k = 0; k < kPack; ++k) {
-    cells.values[k] = static_cast<int32_t>(first);
-    best_values[k] = -INFINITY;
-  }
-  for (int64_t y = rows.begin; y < rows.end; ++y) {
-    for (int64_t x = columns.begin; x < columns.end; ++x) {
-      const int64_t cell = y * parameters.width + x;
-      const Pack<T, kPack> values = LoadPack<kPack>(map + cell * channels);
+    for (int k = 0; k < kPack; ++k) {
+      cells.values[k] = static_cast<int32_t>(first);
+      best_values[k] = -INFINITY;
+    }
+    const int columns_of_bin = static_cast<int>(columns.end - columns.begin);
+    for (int64_t y = rows.begin; y < rows.end; ++y) {
+      const int32_t row_start = static_cast<int32_t>(y * width + columns.begin);
+      const T* from = map + row_start * channels;
+#pragma unroll 4
+      for (int x = 0; x < columns_of_bin; ++x) {
+        const Pack<T, kPack> values = LoadPack<kPack>(from + x * channels);
 #pragma unroll
-      for (int k = 0; k < kPack; ++k) {
-        const F value = ToFloat(values.values[k]);
-        if (value > best_values[k]) {
-          best_values[k] = value;
-          best.values[k] = values.values[k];
-          cells.values[k] = static_cast<int32_t>(cell);
+        for (int k = 0; k < kPack; ++k) {
+          const F value = ToFloat(values.values[k]);
+          if (value > best_values[k]) {
+            best_values[k] = value;
+            best.values[k] = values.values[k];
+            cells.values[k] = row_start + x;
+          }
         }
       }
     }
+    StorePack<kPack>(best, output + offset + bin * channels);
+    StorePack<kPack>(cells, argmax + offset + bin * channels);
   }
-  StorePack<kPack>(best, output + bin * channels + channel);
-  StorePack<kPack>(cells, argmax + bin * channels + channel);
 }
 
-// The cells that all bins of a box cover together, so that a cell passes over most boxes by four
-// comparisons. A map has fewer than 2^31 cells.
-struct Reach {
-  int32_t first_row, end_row, first_column, end_column;
-};
+// Going back a block owns a tile of the map for some channels, a thread one channel of it.
+constexpr int kBackwardThreads = 64;
+template <typename F>
+constexpr int kTileRowsOf = sizeof(F) == 8 ? 4 : 8;
+constexpr int kTileColumns = 8;
+
+// The tiles between the first cell of the first bin of an axis and the last of the last.
+template <typename F>
+__device__ inline void ReachOfAxis(const RoiPoolAxis<F>& axis, int64_t bins, int tile,
+                                   int32_t* first, int32_t* end) {
+  const int64_t begin = axis.CellsOf(0).begin, stop = axis.CellsOf(bins - 1).end;
+  *first = static_cast<int32_t>(begin / tile);
+  *end = begin < stop ? static_cast<int32_t>((stop - 1) / tile + 1) : *first;
+}
 
 template <typename F>
 __global__ void ReachKernel(RoiPoolParameters parameters, const F* __restrict__ boxes,
-                            Reach* __restrict__ reaches, int64_t total) {
+                            TileReach* __restrict__ reaches, int64_t total) {
   const int64_t box = ThreadInGrid();
   if (box >= total) return;
   const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
-  reaches[box] = {static_cast<int32_t>(grid.rows.CellsOf(0).begin),
-                  static_cast<int32_t>(grid.rows.CellsOf(parameters.output_height - 1).end),
-                  static_cast<int32_t>(grid.columns.CellsOf(0).begin),
-                  static_cast<int32_t>(grid.columns.CellsOf(parameters.output_width - 1).end)};
+  TileReach reach;
+  ReachOfAxis(grid.rows, parameters.output_height, kTileRowsOf<F>, &reach.first_row,
+              &reach.end_row);
+  ReachOfAxis(grid.columns, parameters.output_width, kTileColumns, &reach.first_column,
+              &reach.end_column);
+  reaches[box] = reach;
 }
 
-// The bins, in order, that may cover a cell: [first, end).
+// Bins of one axis: [first, end).
 struct BinRange {
   int64_t first, end;
 };
 
+// Those that cover cells of a tile, which are next to one another.
 template <typename F>
-__device__ inline BinRange BinsNear(const RoiPoolAxis<F>& axis, int64_t cell, int64_t bins) {
-  const F offset = static_cast<F>(cell) - axis.start, last = static_cast<F>(bins);
+__device__ inline BinRange BinsOfTile(const RoiPoolAxis<F>& axis, int64_t first_cell, int cells,
+                                      int64_t bins) {
+  const F offset = static_cast<F>(first_cell) - axis.start, last = static_cast<F>(bins);
   const F first = floor(offset / axis.bin_extent - F(2));
-  const F end = ceil((offset + F(1)) / axis.bin_extent + F(2));
-  return {static_cast<int64_t>(fmin(fmax(first, F(0)), last)),
-          static_cast<int64_t>(fmin(fmax(end, F(0)), last))};
+  const F end = ceil((offset + static_cast<F>(cells)) / axis.bin_extent + F(2));
+  BinRange range = {static_cast<int64_t>(fmin(fmax(first, F(0)), last)),
+                    static_cast<int64_t>(fmin(fmax(end, F(0)), last))};
+  while (range.first < range.end && axis.CellsOf(range.first).end <= first_cell) ++range.first;
+  while (range.first < range.end && axis.CellsOf(range.end - 1).begin >= first_cell + cells) {
+    --range.end;
+  }
+  return range;
 }
 
-template <typename T, int kPack>
-__global__ void __launch_bounds__(kPackThreads, kPackBlocksOnSm)
+// The bins that read a tile are gone through in their order, each thread adding what is its own to
+// its cells in shared memory.
+template <typename T>
+__global__ void __launch_bounds__(kBackwardThreads)
     BackwardKernel(RoiPoolParameters parameters, const T* __restrict__ output_gradient,
                    const int32_t* __restrict__ argmax, const RoiPoolBox<T>* __restrict__ boxes,
-                   const Reach* __restrict__ reaches, T* __restrict__ feature_gradient,
-                   int64_t total) {
+                   const TileReach* __restrict__ reaches, T* __restrict__ feature_gradient,
+                   unsigned tile_rows, unsigned tile_columns, unsigned chunks) {
   using F = RoiPoolBox<T>;
-  const int64_t channels = parameters.channels, packs = channels / kPack;
-  const int64_t index = ThreadInGrid();
-  if (index >= total) return;
-  const int64_t channel = index % packs * kPack;
-  const int64_t cell_of_all = index / packs;
-  const int64_t image = cell_of_all / parameters.Cells();
-  const int32_t cell = static_cast<int32_t>(cell_of_all % parameters.Cells());
-  const int32_t y = static_cast<int32_t>(cell / parameters.width);
-  const int32_t x = static_cast<int32_t>(cell % parameters.width);
+  constexpr int kBinsAtOnce = 4;
+  constexpr int kTileRows = kTileRowsOf<F>, kTileCells = kTileRows * kTileColumns;
+  __shared__ F sums[kTileCells][kBackwardThreads];
+  __shared__ int64_t box_of[kBackwardThreads];
+  __shared__ BinRange rows_of[kBackwardThreads], columns_of[kBackwardThreads];
+  const int64_t channels = parameters.channels;
+  const int64_t height = parameters.output_height, width = parameters.output_width;
+  unsigned tile = blockIdx.x;
+  const unsigned tile_column = tile % tile_columns;
+  tile /= tile_columns;
+  const unsigned tile_row = tile % tile_rows;
+  tile /= tile_rows;
+  const int64_t image = tile / chunks;
+  const int64_t channel = int64_t{tile % chunks} * kBackwardThreads + threadIdx.x;
+  const int64_t first_y = int64_t{tile_row} * kTileRows;
+  const int64_t first_x = int64_t{tile_column} * kTileColumns;
   const int64_t first_box = image * parameters.num_boxes;
-  F sums[kPack] = {};
-  for (int64_t box = first_box; box < first_box + parameters.num_boxes; ++box) {
-    const Reach reach = reaches[box];
-    if (y < reach.first_row || y >= reach.end_row || x < reach.first_column ||
-        x >= reach.end_column)
-      continue;
-    const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
-    const BinRange rows = BinsNear(grid.rows, y, parameters.output_height);
-    const BinRange columns = BinsNear(grid.columns, x, parameters.output_width);
-    for (int64_t row = rows.first; row < rows.end; ++row) {
-      const RoiPoolCells covered = grid.rows.CellsOf(row);
-      if (y < covered.begin || y >= covered.end) continue;
-      for (int64_t column = columns.first; column < columns.end; ++column) {
-        const RoiPoolCells covered = grid.columns.CellsOf(column);
-        if (x < covered.begin || x >= covered.end) continue;
-        const int64_t bin =
-            (box * parameters.output_height + row) * parameters.output_width + column;
-        const auto cells = LoadPack<kPack>(argmax + bin * channels + channel);
-        const auto values = LoadPack<kPack>(output_gradient + bin * channels + channel);
+  const unsigned map_width = static_cast<unsigned>(parameters.width);
 #pragma unroll
-        for (int k = 0; k < kPack; ++k) {
-          if (cells.values[k] == cell) sums[k] += ToFloat(values.values[k]);
+  for (int cell = 0; cell < kTileCells; ++cell) sums[cell][threadIdx.x] = F(0);
+
+  const auto add = [&](int32_t cell, T value) {
+    // An argmax of -1 is a row far off.
+    const unsigned y = static_cast<unsigned>(cell) / map_width;
+    const unsigned x = static_cast<unsigned>(cell) - y * map_width;
+    const unsigned row = y - static_cast<unsigned>(first_y);
+    const unsigned column = x - static_cast<unsigned>(first_x);
+    if (cell >= 0 && row < kTileRows && column < kTileColumns) {
+      sums[row * kTileColumns + column][threadIdx.x] += ToFloat(value);
+    }
+  };
+  const auto add_box = [&](int64_t box, const BinRange& rows, const BinRange& columns) {
+    for (int64_t row = rows.first; row < rows.end; ++row) {
+      const int64_t row_start = ((box * height + row) * width) * channels + channel;
+      for (int64_t first = columns.first; first < columns.end; first += kBinsAtOnce) {
+        const int64_t start = row_start + first * channels;
+        int32_t cells[kBinsAtOnce];
+        T values[kBinsAtOnce];
+#pragma unroll
+        for (int k = 0; k < kBinsAtOnce; ++k) {
+          cells[k] = -1;
+          if (first + k < columns.end) {
+            cells[k] = argmax[start + k * channels];
+            values[k] = output_gradient[start + k * channels];
+          }
         }
+#pragma unroll
+        for (int k = 0; k < kBinsAtOnce; ++k) add(cells[k], values[k]);
       }
     }
+  };
+  VisitNearBoxes<kBackwardThreads>(
+      parameters.num_boxes,
+      [&](int64_t box) { return reaches[first_box + box].Holds(tile_row, tile_column); },
+      [&](int64_t first_listed, const int32_t* list, int listed) {
+        for (int first = 0; first < listed; first += kBackwardThreads) {
+          const int number = min(kBackwardThreads, listed - first);
+          __syncthreads();
+          if (threadIdx.x < number) {
+            const int64_t box = first_box + first_listed + list[first + threadIdx.x];
+            const RoiPoolGrid<F> grid = MakeRoiPoolGrid(boxes + 4 * box, parameters);
+            box_of[threadIdx.x] = box;
+            rows_of[threadIdx.x] = BinsOfTile(grid.rows, first_y, kTileRows, height);
+            columns_of[threadIdx.x] = BinsOfTile(grid.columns, first_x, kTileColumns, width);
+          }
+          __syncthreads();
+          if (channel >= channels) continue;
+          for (int i = 0; i < number; ++i) add_box(box_of[i], rows_of[i], columns_of[i]);
+        }
+      });
+  if (channel >= channels) return;
+  T* to = feature_gradient + image * parameters.Cells() * channels + channel;
+  for (int cell = 0; cell < kTileCells; ++cell) {
+    const int64_t y = first_y + cell / kTileColumns, x = first_x + cell % kTileColumns;
+    if (y < parameters.height && x < parameters.width) {
+      to[(y * parameters.width + x) * channels] = FromFloat<T>(sums[cell][threadIdx.x]);
+    }
   }
-  Pack<T, kPack> result;
-#pragma unroll
-  for (int k = 0; k < kPack; ++k) result.values[k] = FromFloat<T>(sums[k]);
-  StorePack<kPack>(result, feature_gradient + cell_of_all * channels + channel);
 }
 
 }  // namespace
@@ -148,21 +219,23 @@ const char* RoiPoolForwardCuda(const RoiPoolParameters& parameters, const T* fea
                                void* stream) {
   const int64_t total = parameters.batch * parameters.Bins() * parameters.channels;
   if (total == 0) return nullptr;
-  const auto launch = [&](auto kernel, int64_t threads) {
-    kernel<<<BlocksFor(threads, kPackThreads), kPackThreads, 0,
+  const auto launch = [&](auto kernel, int pack) {
+    const unsigned lanes = LanesFor(parameters.channels / pack);
+    const unsigned chunks = BlocksFor(parameters.channels, int64_t{lanes} * pack);
+    kernel<<<BlocksFor(parameters.batch * parameters.num_boxes * chunks, 1), kPackThreads, 0,
              static_cast<cudaStream_t>(stream)>>>(parameters, features, boxes, output, argmax,
-                                                  threads);
+                                                  lanes, chunks);
   };
   if (Packs<kFullPack<T>>(parameters.channels, features, output, argmax)) {
-    launch(ForwardKernel<T, kFullPack<T>>, total / kFullPack<T>);
+    launch(ForwardKernel<T, kFullPack<T>>, kFullPack<T>);
   } else {
-    launch(ForwardKernel<T, 1>, total);
+    launch(ForwardKernel<T, 1>, 1);
   }
   return LastCudaError();
 }
 
 int64_t RoiPoolBackwardCudaWorkspace(const RoiPoolParameters& parameters) {
-  return parameters.batch * parameters.num_boxes * static_cast<int64_t>(sizeof(Reach));
+  return parameters.batch * parameters.num_boxes * static_cast<int64_t>(sizeof(TileReach));
 }
 
 template <typename T>
@@ -173,21 +246,18 @@ const char* RoiPoolBackwardCuda(const RoiPoolParameters& parameters, const T* ou
   if (total == 0) return nullptr;
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   const int64_t num_boxes = parameters.batch * parameters.num_boxes;
-  Reach* const reaches = static_cast<Reach*>(workspace);
+  TileReach* const reaches = static_cast<TileReach*>(workspace);
   if (num_boxes > 0) {
     ReachKernel<RoiPoolBox<T>>
         <<<BlocksFor(num_boxes, kPackThreads), kPackThreads, 0, cuda_stream>>>(parameters, boxes,
                                                                                reaches, num_boxes);
   }
-  const auto launch = [&](auto kernel, int64_t threads) {
-    kernel<<<BlocksFor(threads, kPackThreads), kPackThreads, 0, cuda_stream>>>(
-        parameters, output_gradient, argmax, boxes, reaches, feature_gradient, threads);
-  };
-  if (Packs<kFullPack<T>>(parameters.channels, output_gradient, feature_gradient, argmax)) {
-    launch(BackwardKernel<T, kFullPack<T>>, total / kFullPack<T>);
-  } else {
-    launch(BackwardKernel<T, 1>, total);
-  }
+  const unsigned rows = BlocksFor(parameters.height, kTileRowsOf<RoiPoolBox<T>>);
+  const unsigned columns = BlocksFor(parameters.width, kTileColumns);
+  const unsigned chunks = BlocksFor(parameters.channels, kBackwardThreads);
+  BackwardKernel<T><<<BlocksFor(parameters.batch * chunks * rows * columns, 1), kBackwardThreads, 0,
+                      cuda_stream>>>(parameters, output_gradient, argmax, boxes, reaches,
+                                     feature_gradient, rows, columns, chunks);
   return LastCudaError();
 }
 

@@ -1,6 +1,5 @@
-#include "ops/roi_pool/roi_pool.h"
-
 #include "common/op.h"
+#include "ops/roi_pool/roi_pool.h"
 
 namespace kvision {
 namespace {
@@ -16,9 +15,8 @@ std::string Check(const Attributes& attributes, const Sizes& sizes) {
     parameters.height = attributes.Ints("feature_shape")[1];
     parameters.width = attributes.Ints("feature_shape")[2];
   }
-  // Of a gradient whose shape nobody knows yet, the size of the output may be unknown too.
-  parameters.output_height = sizes["output_height"] == kUnknownSize ? 1 : sizes["output_height"];
-  parameters.output_width = sizes["output_width"] == kUnknownSize ? 1 : sizes["output_width"];
+  parameters.output_height = SizeOr(attributes, sizes, "output_height", 1);
+  parameters.output_width = SizeOr(attributes, sizes, "output_width", 1);
   parameters.spatial_scale =
       attributes.Has("spatial_scale") ? attributes.Doubles("spatial_scale")[0] : 1.0;
   return CheckRoiPool(parameters);
@@ -26,14 +24,10 @@ std::string Check(const Attributes& attributes, const Sizes& sizes) {
 
 RoiPoolParameters Parameters(const Call& call, const Tensor& features) {
   const Sizes& sizes = call.sizes;
-  return {sizes["batch"],
-          sizes["num_boxes"],
-          sizes["channels"],
-          features.shape[1],
-          features.shape[2],
-          sizes["output_height"],
-          sizes["output_width"],
-          call.attributes.Doubles("spatial_scale")[0]};
+  return {sizes["batch"],        sizes["num_boxes"],
+          sizes["channels"],     features.shape[1],
+          features.shape[2],     sizes["output_height"],
+          sizes["output_width"], call.attributes.Doubles("spatial_scale")[0]};
 }
 
 template <typename T>
@@ -117,8 +111,7 @@ feature_shape: of the features.
                {"argmax", "int32", kOutput},
                {"boxes", "box", "batch num_boxes 4"}};
   op.outputs = {{"feature_gradient", "T", kFeatures, nullptr, "feature_shape"}};
-  op.attributes = {{"spatial_scale", Kind::kDoubles},
-                   {"feature_shape", Kind::kInts, nullptr, "4"}};
+  op.attributes = {{"spatial_scale", Kind::kDoubles}, {"feature_shape", Kind::kInts, nullptr, "4"}};
   op.check = &Check;
   op.run = &RunBackward;
   return op;

@@ -1,6 +1,5 @@
-#include "ops/soft_nms/soft_nms.h"
-
 #include "common/op.h"
+#include "ops/soft_nms/soft_nms.h"
 
 namespace kvision {
 namespace {
@@ -8,8 +7,7 @@ namespace {
 // The name of the method has been checked.
 SoftNmsAttributes Read(const Attributes& attributes) {
   SoftNmsAttributes read{DecayMethod::kLinear, attributes.Float("sigma"),
-                         attributes.Float("iou_threshold"),
-                         attributes.Float("score_threshold"),
+                         attributes.Float("iou_threshold"), attributes.Float("score_threshold"),
                          attributes.Int("max_output_size")};
   ParseDecayMethod("soft_nms", attributes.String("method"), &read.method);
   return read;

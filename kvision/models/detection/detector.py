@@ -176,6 +176,7 @@ class Detector(EvaluatedModel):
                     f"sequence of them. Received: {one!r}."
                 )
         self._evaluators = tuple(evaluator)
+        self._jit_compile_asked = jit_compile
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Returns the sum of the loss parts and of the layers' own losses.
@@ -375,7 +376,8 @@ class Detector(EvaluatedModel):
         for unused in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             del config[unused]
         evaluators = [keras.saving.serialize_keras_object(e) for e in self._evaluators]
-        return {**config, "evaluator": evaluators}
+        # Keras keeps what "auto" came to here, which on another backend may come to something else.
+        return {**config, "jit_compile": self._jit_compile_asked, "evaluator": evaluators}
 
     def compile_from_config(self, config):
         """Compiles the model as it was compiled when it was saved.

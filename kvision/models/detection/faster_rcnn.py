@@ -18,7 +18,7 @@ from kvision.models.detection.training_samples import (
     REGION_STREAM,
     sample_boxes,
 )
-from kvision.ops import multiscale_roi_align, native
+from kvision.ops import multiscale_roi_align
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -285,8 +285,9 @@ class FasterRCNN(Detector):
         ground_truth = read_targets(targets)
         step = ops.zeros((), "int32")
         if training:
-            step = ops.convert_to_tensor(self.iteration)
+            # First counted, then read: a tensor of a variable follows it on TensorFlow and PyTorch.
             self.iteration.assign_add(1)
+            step = ops.convert_to_tensor(self.iteration)
         anchors = self._anchors(raw["pyramid"], _static_size(images))
         return {
             **self._anchor_losses(np.concatenate(anchors), ground_truth, raw, step, training),
@@ -294,19 +295,7 @@ class FasterRCNN(Detector):
         }
 
     def _anchor_losses(self, anchors, ground_truth, raw, step, training):
-        samples = sample_boxes(
-            anchors,
-            ground_truth,
-            seed=self.seed,
-            step=step,
-            stream=ANCHOR_STREAM,
-            num_samples=self.anchors_per_image,
-            positive_fraction=self.anchor_positive_fraction,
-            positive_threshold=self.rpn_positive_iou,
-            negative_threshold=self.rpn_negative_iou,
-            allow_low_quality=True,
-            crowd_overlap=self.crowd_overlap,
-        )
+        samples = self.sample_anchors(anchors, ground_truth, step)
         if training:
             logits, deltas = self.rpn_head.outputs_at(raw["pyramid"], samples.indices)
         else:
@@ -321,8 +310,54 @@ class FasterRCNN(Detector):
         if training:
             proposals = ops.concatenate([proposals, ground_truth.boxes], axis=1)
             available = ops.concatenate([available, ground_truth.valid], axis=1)
-        samples = sample_boxes(
-            proposals,
+        samples = self.sample_regions(proposals, available, ground_truth, step)
+        if training:
+            logits, deltas = self.box_outputs(raw["pyramid"], samples.boxes)
+        else:
+            logits = gather_rows(raw["class_logits"], samples.indices)
+            deltas = gather_rows(raw["box_deltas"], samples.indices)
+        return region_losses(logits, deltas, samples, self._box_loss)
+
+    def sample_anchors(self, anchors, ground_truth, step):
+        """Chooses the anchors that the losses look at.
+
+        Args:
+            anchors: Array `(A, 4)`, xyxy pixels.
+            ground_truth: A `GroundTruth`.
+            step: Int32 scalar tensor, the number of the training step from 1; 0 in evaluation.
+
+        Returns:
+            `Samples`.
+        """
+        return sample_boxes(
+            anchors,
+            ground_truth,
+            seed=self.seed,
+            step=step,
+            stream=ANCHOR_STREAM,
+            num_samples=self.anchors_per_image,
+            positive_fraction=self.anchor_positive_fraction,
+            positive_threshold=self.rpn_positive_iou,
+            negative_threshold=self.rpn_negative_iou,
+            allow_low_quality=True,
+            crowd_overlap=self.crowd_overlap,
+        )
+
+    def sample_regions(self, regions, available, ground_truth, step):
+        """Chooses the regions that the losses look at.
+
+        Args:
+            regions: Float tensor `(B, N, 4)`, xyxy pixels: proposals and, in training, the ground
+                truth.
+            available: Bool tensor `(B, N)`, false for padding.
+            ground_truth: A `GroundTruth`.
+            step: Int32 scalar tensor, the number of the training step from 1; 0 in evaluation.
+
+        Returns:
+            `Samples`.
+        """
+        return sample_boxes(
+            regions,
             ground_truth,
             available=available,
             seed=self.seed,
@@ -335,12 +370,6 @@ class FasterRCNN(Detector):
             code_weights=BOX_CODE_WEIGHTS,
             crowd_overlap=self.crowd_overlap,
         )
-        if training:
-            logits, deltas = self.box_outputs(raw["pyramid"], samples.boxes)
-        else:
-            logits = gather_rows(raw["class_logits"], samples.indices)
-            deltas = gather_rows(raw["box_deltas"], samples.indices)
-        return region_losses(logits, deltas, samples, self._box_loss)
 
     def _box_loss(self, targets, deltas):
         if self.box_regression_loss == "l2":

@@ -4,3 +4,5 @@ Each has two functions: `load()`, which raises `RuntimeError` with the remedy wh
 cannot be had, and `call(name, tensors, attributes)`. They are made from the library's own
 descriptions of its ops, so that no op is named in them.
 """
+
+__all__ = []

@@ -48,14 +48,20 @@ def _load():
             f"TensorFlow {tf.__version__} is installed; reinstall kvision beside it, or install "
             f"TensorFlow {info['tensorflow']}."
         )
-    try:
-        library = tf.load_op_library(str(path))
-        tf.load_op_library(str(path.with_name("_xla_ops.so")))
-    except tf.errors.OpError as error:
-        raise RuntimeError(f"kvision: TensorFlow could not load {path}: {error.message}") from error
+    library = _load_library(path)
+    _load_library(path.with_name("_xla_ops.so"))
     for op in native.module().ops():
         _register_gradient(op)
     return library
+
+
+def _load_library(path):
+    import tensorflow as tf
+
+    try:
+        return tf.load_op_library(str(path))
+    except tf.errors.OpError as error:
+        raise RuntimeError(f"kvision: TensorFlow could not load {path}: {error.message}") from error
 
 
 def _why_missing(info):
@@ -115,6 +121,8 @@ class _Gradient:
         self._host = [a for a in op["attributes"] if a["type"].startswith("list")]
 
     def __call__(self, op, *output_gradients):
+        import tensorflow as tf
+
         num_tensors = len(op.inputs) - len(self._host)
         inputs = _grouped(self._inputs, list(op.inputs[:num_tensors]))
         outputs = _grouped(self._outputs, list(op.outputs))
@@ -139,6 +147,11 @@ class _Gradient:
                 gradients += found.get(name) or [None] * len(value)
             else:
                 gradients.append(found.get(name))
+        if not tf.executing_eagerly():
+            # A shape of which one size is unknown is unknown to the gradient's own op.
+            for gradient, tensor in zip(gradients, op.inputs, strict=False):
+                if gradient is not None:
+                    gradient.set_shape(tensor.shape)
         return gradients + [None] * len(self._host)
 
 
