@@ -22,7 +22,7 @@ def make_model():
 
 
 def save(folder):
-    """Trains until it is sure of what it sees, then writes the model, its weights and its answers."""
+    """Trains until it is sure of what it sees; writes the model, its weights and its answers."""
     images, targets = squares(4)
     model = make_model()
     model.fit(images, targets, batch_size=2, epochs=EPOCHS, shuffle=False, verbose=0)
