@@ -375,6 +375,10 @@ class Detector(EvaluatedModel):
             return config
         for unused in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             del config[unused]
+        optimizer = config["optimizer"]
+        if optimizer["module"].startswith("keras.src.backend."):
+            # PyTorch's variant of an optimizer of Keras', which no other backend can import.
+            config["optimizer"] = {**optimizer, "module": "keras.optimizers"}
         evaluators = [keras.saving.serialize_keras_object(e) for e in self._evaluators]
         # Keras keeps what "auto" came to here, which on another backend may come to something else.
         return {**config, "jit_compile": self._jit_compile_asked, "evaluator": evaluators}
