@@ -73,5 +73,6 @@ setup(
     ext_modules=[Extension("kvision._C", sources=[])] if BUILD_OPS else [],
     cmdclass={"build_ext": CMakeBuild},
     install_requires=["keras>=3.15", "numpy>=1.26", *to_install],
-    setup_requires=to_build if BUILD_TF_OPS else [],
+    # XLA's header comes with TensorFlow; without it, with JAX.
+    setup_requires=(to_build if BUILD_TF_OPS else ["jaxlib"]) if BUILD_OPS else [],
 )
