@@ -56,9 +56,14 @@ test-jax test-torch: test-%: $(BACKENDS)/%/bin/python
 		KVISION_DATA=$(or $(KVISION_DATA),$(abspath ../shared/data)) KERAS_BACKEND=$* KVISION_REQUIRE_OPS=1 \
 			../bin/python -m pytest $(TESTS)
 
-# Training through TensorFlow, its XLA, JAX and PyTorch; the copies installed there are brought up to date first.
+# Every op and training through TensorFlow, its XLA, JAX and PyTorch, and the time of RoIAlign through each; the copies
+# installed there are brought up to date first.
 doors: setup
 	$(MAKE) test-jax test-torch TESTS=tests/test_build.py
+	$(RUN) -m tests.conformance.compiled answer build/answers.npz
+	$(RUN) -m tests.conformance.compiled compare build/answers.npz
+	KERAS_BACKEND=jax $(BACKENDS)/jax/bin/python -m tests.conformance.compiled compare build/answers.npz
+	KERAS_BACKEND=torch $(BACKENDS)/torch/bin/python -m tests.conformance.compiled compare build/answers.npz
 	$(RUN) -m tests.conformance.doors --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
 	$(RUN) benchmarks/doors.py --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
 

@@ -1,4 +1,4 @@
-"""Compilers of the other backends: an op in `jax.jit` or `torch.compile` runs its native kernel."""
+"""Compilers: an op under XLA, in `jax.jit` or in `torch.compile` runs its native kernel."""
 
 import re
 
@@ -57,7 +57,11 @@ def compiled_results(contract, inputs, arguments, upstream, watched):
         Arrays by name, gradients as `"gradient of <input>"`; and the names of the native ops that
         the compiled program calls.
     """
-    compilers = {"jax": _compiled_by_jax, "torch": _compiled_by_torch}
+    compilers = {
+        "tensorflow": _compiled_by_tensorflow,
+        "jax": _compiled_by_jax,
+        "torch": _compiled_by_torch,
+    }
     upstream = upstream if watched else {}
     tensors = {name: to_tensor(value) for name, value in inputs.items()}
     arriving = {name: to_tensor(value) for name, value in upstream.items()}
@@ -75,6 +79,25 @@ def compiled_results(contract, inputs, arguments, upstream, watched):
     return found | by_gradient({n: to_numpy(g) for n, g in gradients.items()}), kernels
 
 
+def _compiled_by_tensorflow(function, leaves, others):
+    import tensorflow as tf
+
+    def differentiated(leaves, others):
+        with tf.GradientTape() as tape:
+            tape.watch(leaves)
+            total, outputs = function(leaves, others)
+        return outputs, tape.gradient(total, leaves) if leaves else {}
+
+    compiled = tf.function(differentiated, jit_compile=True, autograph=False)
+    program = compiled.experimental_get_compiler_ir(leaves, others)(stage="optimized_hlo")
+    return *compiled(leaves, others), _custom_calls(program)
+
+
+def _custom_calls(program):
+    """The native ops that a program of XLA calls."""
+    return set(re.findall(r'custom_call_target="kvision_(\w+)"', program))
+
+
 def _compiled_by_jax(function, leaves, others):
     import jax
 
@@ -85,8 +108,7 @@ def _compiled_by_jax(function, leaves, others):
         return outputs, gradients
 
     compiled = jax.jit(differentiated).lower(leaves, others).compile()
-    targets = re.findall(r'custom_call_target="kvision_(\w+)"', compiled.as_text())
-    return *compiled(leaves, others), set(targets)
+    return *compiled(leaves, others), _custom_calls(compiled.as_text())
 
 
 def _compiled_by_torch(function, leaves, others):

@@ -1,7 +1,7 @@
-"""Every op compiled by JAX and by PyTorch, beside the eager TensorFlow op: prints a table.
+"""Every op under TensorFlow's XLA, in JAX and in PyTorch, beside the eager TensorFlow op: a table.
 
     python -m tests.conformance.compiled answer FILE
-    KERAS_BACKEND=jax python -m tests.conformance.compiled compare FILE
+    KERAS_BACKEND=tensorflow|jax|torch python -m tests.conformance.compiled compare FILE
 
 The first writes inputs, results and gradients of every variant of the ops' tables; it needs
 TensorFlow, the second only the backend that it compares. Exits with 1 if a result differs by more
@@ -18,6 +18,7 @@ import numpy as np
 from kvision.ops import NATIVE, native
 from kvision.testing import OpTests, op_compiled, op_results
 
+COMPILERS = {"tensorflow": "jit_compile=True", "jax": "jax.jit", "torch": "torch.compile"}
 _TABLES = Path(__file__).parents[1] / "ops"
 
 
@@ -61,7 +62,7 @@ def answer(path):
 def compare(path):
     """Prints a row an op: the greatest difference, and the native ops that are called."""
     backend = keras.backend.backend()
-    compiler = {"jax": "jax.jit", "torch": "torch.compile"}[backend]
+    compiler = COMPILERS[backend]
     with np.load(path) as file:
         arrays = dict(file)
     rows = {}
