@@ -64,7 +64,8 @@ def _native_state() -> str:
         native.load_ops()
     except RuntimeError as error:
         return f"reference implementations only. {error}"
-    return f"loaded from {native.library_path()}"
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    return f"loaded from {native.library_path() if on_tensorflow else native.module().__file__}"
 
 
 def _cpu_info(key: str) -> str:

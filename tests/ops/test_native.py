@@ -78,6 +78,7 @@ def test_the_native_scope_does_not_fall_back():
         native.use_native()
 
 
+@on_tensorflow
 @pytest.mark.usefixtures("no_library")
 def test_load_ops_says_why_it_cannot():
     with pytest.raises(RuntimeError, match="no native library"):
@@ -183,6 +184,7 @@ def test_an_unknown_implementation_is_refused():
         pass
 
 
+@on_tensorflow
 @pytest.mark.usefixtures("no_library")
 def test_show_versions_explains_a_missing_library(capsys):
     kvision.show_versions()
