@@ -67,11 +67,14 @@ doors: setup
 	$(RUN) -m tests.conformance.doors --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
 	$(RUN) benchmarks/doors.py --jax $(BACKENDS)/jax/bin/python --torch $(BACKENDS)/torch/bin/python
 
+# Before kvision is built: XLA's header.
+HEADERS_jax = jaxlib
+
 build/backends/%/bin/python:
 	rm -rf build/backends/$*.partial
 	python=$$(tools/prerequisites.sh) && "$$python" -m venv build/backends/$*.partial
 	build/backends/$*.partial/bin/python -m pip install $(QUIETLY) --upgrade \
-		$$(build/backends/$*.partial/bin/python -c '$(REQUIRED)' build-system requires)
+		$$(build/backends/$*.partial/bin/python -c '$(REQUIRED)' build-system requires) $(HEADERS_$*)
 	mv build/backends/$*.partial build/backends/$*
 
 lint: setup

@@ -1,4 +1,4 @@
-"""The native kernels: loading them, choosing them, and saying why they cannot be had.
+"""The native kernels: loading them, calling them, and choosing them.
 
 `call(name, ...)` runs an op of the native library through the door of the Keras backend in use
 (`kvision.ops.doors`): a TensorFlow op, a foreign function of JAX, an operator of PyTorch, or a
@@ -11,96 +11,43 @@ Two variables of the environment: `KVISION_IMPLEMENTATION` is `native`, `referen
 
 import contextlib
 import contextvars
-import dataclasses
-import functools
 import os
-import platform
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from types import ModuleType
 
 import keras
 
-_FOLDER = Path(__file__).parents[1]
+from kvision.ops.gradients import gradient, gradient_of
+from kvision.ops.library import build_info, description, library_path, module, require_module
+
+__all__ = [
+    "build_info",
+    "call",
+    "description",
+    "gradient",
+    "gradient_of",
+    "implementation",
+    "implementation_of",
+    "library_path",
+    "load_ops",
+    "module",
+    "require_module",
+    "tf_ops",
+    "traced_for_xla",
+    "use_native",
+]
+
 _IMPLEMENTATIONS = ("auto", "native", "reference")
 
 _scope: contextvars.ContextVar[str | None] = contextvars.ContextVar("kvision_scope", default=None)
 _open_scopes: dict[object, str] = {}
 _lock = threading.RLock()
-_gradients: dict[str, "Gradient"] = {}
 _warned = False
 
 
-# The library ------------------------------------------------------------------------------------
-
-
-def build_info() -> dict[str, str]:
-    """What the native library was built with.
-
-    Returns:
-        A dictionary of strings: `kvision`, `tensorflow`, `xla_ffi` (the version of the interface
-        to XLA), `compiler`, `cuda` and `cuda_architectures`, each empty where that part was left
-        out of the build. An empty dictionary where no native library was built.
-    """
-    try:
-        return module().build_info()
-    except ImportError:
-        return {}
-
-
-def module() -> ModuleType:
-    """The extension module `kvision._C`, which needs no framework.
-
-    Raises:
-        ImportError: If it was not built, or not for this Python.
-    """
-    # A statement: AutoGraph, in a function that is being traced, cannot convert `import_module`.
-    from kvision import _C
-
-    return _C
-
-
-def require_module() -> ModuleType:
-    """As `module`, but what is raised is a `RuntimeError` that holds the remedy."""
-    try:
-        return module()
-    except ImportError as error:
-        raise RuntimeError(why_not_built(str(error))) from error
-
-
-def why_not_built(problem: str) -> str:
-    """What to tell somebody whose library is missing or unusable.
-
-    Args:
-        problem: What is wrong with the library that was found.
-    """
-    built = sorted(_FOLDER.glob("_C.*.so"))
-    if not built:
-        return (
-            "kvision: this installation has no native library; install with a C++ compiler and "
-            "without `KVISION_BUILD_OPS=0` to have one."
-        )
-    return (
-        f"kvision: Python {platform.python_version()} cannot use {built[0]}: {problem}; "
-        "reinstall kvision."
-    )
-
-
-def library_path() -> Path:
-    """Where the TensorFlow ops stand, or would stand: for `TF_LoadLibrary` and the like."""
-    return _FOLDER / "_tf_ops.so"
-
-
-@functools.cache
-def description(name: str) -> dict:
-    """An op of the native library: its `inputs`, `outputs`, `attributes`, `dtypes` and `doc`.
-
-    Args:
-        name: Such as `"roi_align"`.
-    """
-    return next(op for op in require_module().ops() if op["name"] == name)
+# Loading ----------------------------------------------------------------------------------------
 
 
 def tf_ops() -> ModuleType:
@@ -159,63 +106,6 @@ def _door() -> ModuleType:
     else:
         raise RuntimeError(f"kvision: native ops do not run on Keras' backend {backend!r}.")
     return door
-
-
-# Gradients --------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Recorded:
-    """A call whose gradient is wanted.
-
-    Attributes:
-        tensors: The inputs and outputs that the gradient keeps, by name.
-        shapes: Shape of every input by name, a list of them for a list of tensors. In a TensorFlow
-            graph a size may be a tensor.
-        attributes: The call's attributes by name.
-    """
-
-    tensors: Mapping[str, object]
-    shapes: Mapping[str, object]
-    attributes: Mapping[str, object]
-
-
-@dataclasses.dataclass(frozen=True)
-class Gradient:
-    """The gradient of an op, for every backend.
-
-    Attributes:
-        function: Of a `Recorded` call and the gradient of each floating output; returns the
-            gradients of inputs by name.
-        keeps: Names of the inputs and outputs that it looks at.
-    """
-
-    function: Callable
-    keeps: tuple[str, ...]
-
-
-def gradient(name: str, keeps: tuple[str, ...]) -> Callable[[Callable], Callable]:
-    """Decorator: the function is the gradient of a native op.
-
-    Args:
-        name: The op's, such as `"roi_align"`.
-        keeps: Names of the inputs and outputs that the function looks at.
-    """
-
-    def decorate(function: Callable) -> Callable:
-        _gradients[name] = Gradient(function, keeps)
-        return function
-
-    return decorate
-
-
-def gradient_of(name: str) -> Gradient | None:
-    """The gradient of a native op, or `None` where it has none and differentiation stops.
-
-    Args:
-        name: The op's, such as `"roi_align"`.
-    """
-    return _gradients.get(name)
 
 
 # Choosing ---------------------------------------------------------------------------------------

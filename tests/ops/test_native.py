@@ -16,7 +16,7 @@ import keras
 import pytest
 
 import kvision
-from kvision.ops import native
+from kvision.ops import library, native
 from kvision.ops.doors import tensorflow as tensorflow_door
 
 on_tensorflow = pytest.mark.skipif(
@@ -39,15 +39,15 @@ def no_library(unloaded, tmp_path):
     def module():
         raise ImportError("no module")
 
-    unloaded.setattr(native, "_FOLDER", tmp_path)
-    unloaded.setattr(native, "module", module)
+    unloaded.setattr(library, "_FOLDER", tmp_path)
+    unloaded.setattr(library, "module", module)
 
 
 @pytest.fixture
 def other_tensorflow(unloaded, tmp_path):
     (tmp_path / "_tf_ops.so").write_bytes(b"")
-    unloaded.setattr(native, "_FOLDER", tmp_path)
-    unloaded.setattr(native, "build_info", lambda: {"tensorflow": "1.15.0"})
+    unloaded.setattr(library, "_FOLDER", tmp_path)
+    unloaded.setattr(library, "build_info", lambda: {"tensorflow": "1.15.0"})
 
 
 @on_tensorflow
@@ -142,19 +142,19 @@ def test_another_tensorflow_is_refused_with_both_versions_and_the_remedy():
 @on_tensorflow
 @pytest.mark.parametrize("damaged", ["_tf_ops.so", "_xla_ops.so"])
 def test_a_damaged_library_is_explained(copied_package, damaged):
-    for library in native.library_path().parent.glob("_*.so"):
-        if library.name == damaged:
+    for file in native.library_path().parent.glob("_*.so"):
+        if file.name == damaged:
             (copied_package / damaged).write_bytes(b"not a library")
         else:
-            (copied_package / library.name).symlink_to(library)
+            (copied_package / file.name).symlink_to(file)
     message = _run(_LOAD_COPY.format(folder=str(copied_package.parent)))
     assert f"could not load {copied_package / damaged}" in message
 
 
 @on_tensorflow
 def test_a_module_built_without_tensorflow_is_explained(unloaded):
-    unloaded.setattr(native, "build_info", lambda: {"tensorflow": ""})
-    unloaded.setattr(native, "library_path", lambda: Path("/nowhere/_tf_ops.so"))
+    unloaded.setattr(library, "build_info", lambda: {"tensorflow": ""})
+    unloaded.setattr(library, "library_path", lambda: Path("/nowhere/_tf_ops.so"))
     with pytest.raises(RuntimeError, match="it was built without TensorFlow; reinstall kvision"):
         kvision.load_ops()
 
@@ -207,7 +207,7 @@ tf.function(kvision.ops.nms)([[0.0, 0.0, 1.0, 1.0]], [0.5], iou_threshold=0.5)
 def test_replicas_of_a_strategy_follow_the_scope():
     code = """
 import tensorflow as tf
-from kvision.ops import native
+from kvision.ops import library, native
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

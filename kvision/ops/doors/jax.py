@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kvision.ops import native
+from kvision.ops import library
+from kvision.ops.gradients import Recorded, gradient_of
 
 _TYPES = {"bool": bool, "int": np.int64, "float": np.float32, "str": str}
 _LISTS = {"list[float]": np.float64, "list[int]": np.int64}
@@ -15,7 +16,7 @@ _LISTS = {"list[float]": np.float64, "list[int]": np.int64}
 @functools.cache
 def load():
     """Registers the handlers; raises `RuntimeError` where the kernels cannot be had."""
-    module = native.require_module()
+    module = library.require_module()
     handlers = module.ffi_handlers()
     if not handlers:
         raise RuntimeError(
@@ -41,7 +42,7 @@ def call(name, tensors, attributes):
 
 def _frozen(name, attributes):
     """The attributes as a key, in the types that handlers take."""
-    rules, frozen = native.description(name)["attributes"], []
+    rules, frozen = library.description(name)["attributes"], []
     for unknown in attributes.keys() - {rule["name"] for rule in rules}:
         raise TypeError(f"{name}: there is no argument `{unknown}`.")
     for rule in rules:
@@ -60,10 +61,10 @@ def _frozen(name, attributes):
 def _function(name, attributes):
     """The op with these attributes, as a function of its tensors that JAX can differentiate."""
     run = _mapped(name, attributes)
-    rule = native.gradient_of(name)
+    rule = gradient_of(name)
     if rule is None:
         return jax.jit(lambda *tensors: run(*jax.lax.stop_gradient(tensors)))
-    op = native.description(name)
+    op = library.description(name)
     inputs = [r["name"] for r in op["inputs"]]
     outputs = [r["name"] for r in op["outputs"]]
     floating = [i for i, r in enumerate(op["outputs"]) if r["dtype"] not in ("int32", "bool")]
@@ -79,7 +80,7 @@ def _function(name, attributes):
         kept, shapes = residuals
         shapes = jax.tree.map(lambda s: s.sizes, shapes, is_leaf=lambda s: isinstance(s, _Shape))
         gradients = gradients if len(outputs) > 1 else (gradients,)
-        recorded = native.Recorded(kept, shapes, dict(attributes))
+        recorded = Recorded(kept, shapes, dict(attributes))
         found = rule.function(recorded, *(gradients[i] for i in floating))
         return tuple(found.get(name) for name in inputs)
 
@@ -108,7 +109,7 @@ def _mapped(name, attributes):
 
     An op that has no batch is called once for each element.
     """
-    op = native.description(name)
+    op = library.description(name)
     if not all(rule["axes"].startswith("batch") for rule in [*op["inputs"], *op["outputs"]]):
         return functools.partial(_run, name, attributes)
     run = jax.custom_batching.custom_vmap(functools.partial(_run, name, attributes))
@@ -150,10 +151,10 @@ def _in_larger_batch(op, attributes, size):
 
 
 def _run(name, attributes, *tensors):
-    op = native.description(name)
+    op = library.description(name)
     flat = jax.tree.leaves(tensors)
     described = [(str(tensor.dtype), tuple(tensor.shape)) for tensor in flat]
-    specs = native.module().output_specs(name, described, dict(attributes))
+    specs = library.module().output_specs(name, described, dict(attributes))
     results = [jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for dtype, shape in specs]
     values = {
         key: np.array(value, _LISTS[rule["type"]]) if rule["type"] in _LISTS else value

@@ -8,7 +8,8 @@ import threading
 
 import numpy as np
 
-from kvision.ops import native
+from kvision.ops import library
+from kvision.ops.gradients import Recorded, gradient_of
 
 _lock = threading.RLock()
 _loaded = None
@@ -32,8 +33,8 @@ def load():
 
 
 def _load():
-    info = native.build_info()
-    path = native.library_path()
+    info = library.build_info()
+    path = library.library_path()
     if not info or not path.exists():
         raise RuntimeError(_why_missing(info))
     try:
@@ -48,11 +49,11 @@ def _load():
             f"TensorFlow {tf.__version__} is installed; reinstall kvision beside it, or install "
             f"TensorFlow {info['tensorflow']}."
         )
-    library = _load_library(path)
+    ops = _load_library(path)
     _load_library(path.with_name("_xla_ops.so"))
-    for op in native.module().ops():
+    for op in library.module().ops():
         _register_gradient(op)
-    return library
+    return ops
 
 
 def _load_library(path):
@@ -66,11 +67,11 @@ def _load_library(path):
 
 def _why_missing(info):
     try:
-        native.module()
+        library.module()
     except ImportError as error:
-        return native.why_not_built(str(error))
-    return native.why_not_built(
-        f"{native.library_path().name} is not beside it"
+        return library.why_not_built(str(error))
+    return library.why_not_built(
+        f"{library.library_path().name} is not beside it"
         if info.get("tensorflow")
         else "it was built without TensorFlow"
     )
@@ -78,7 +79,7 @@ def _why_missing(info):
 
 def call(name, tensors, attributes):
     """See `kvision.ops.native.call`."""
-    op = native.description(name)
+    op = library.description(name)
     inputs = {rule["name"]: tensor for rule, tensor in zip(op["inputs"], tensors, strict=True)}
     attributes = dict(attributes)
     for rule in op["attributes"]:
@@ -103,7 +104,7 @@ def _register_gradient(op):
     import tensorflow as tf
 
     op_type = "Kvision>" + op["name"].title().replace("_", "")
-    rule = native.gradient_of(op["name"])
+    rule = gradient_of(op["name"])
     if rule is None:
         tf.no_gradient(op_type)
     else:
@@ -133,7 +134,7 @@ class _Gradient:
         }
         host = zip((a["name"] for a in self._host), op.inputs[num_tensors:], strict=True)
         tensors = inputs | outputs
-        recorded = native.Recorded(
+        recorded = Recorded(
             {name: tensors[name] for name in self._rule.keeps},
             {name: _shapes(value) for name, value in inputs.items()},
             {**values, **dict(host)},

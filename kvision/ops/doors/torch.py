@@ -9,7 +9,8 @@ import math
 
 import torch
 
-from kvision.ops import native
+from kvision.ops import library
+from kvision.ops.gradients import Recorded, gradient_of
 
 _TYPES = {
     "bool": "bool",
@@ -19,23 +20,23 @@ _TYPES = {
     "list[float]": "float[]",
     "list[int]": "SymInt[]",
 }
-_library = None
+_namespace = None
 _operators = {}
 
 
 @functools.cache
 def load():
     """Registers the operators; raises `RuntimeError` where the kernels cannot be had."""
-    global _library
-    module = native.require_module()
+    global _namespace
+    module = library.require_module()
     if torch.cuda.is_available() and not module.build_info()["cuda"]:
         raise RuntimeError(
             "kvision: the native library was built without CUDA, which PyTorch would use; it has "
             "those kernels if nvcc is there when it is built."
         )
-    _library = torch.library.Library("kvision", "DEF")
+    _namespace = torch.library.Library("kvision", "DEF")
     for op in module.ops():
-        _register(_library, op)
+        _register(_namespace, op)
 
 
 def call(name, tensors, attributes):
@@ -60,20 +61,20 @@ def _flat(value):
     return [number for element in value for number in _flat(element)]
 
 
-def _register(library, op):
+def _register(namespace, op):
     name = op["name"]
-    library.define(_schema(op), tags=(torch.Tag.pt2_compliant_tag,))
-    library.impl(name, functools.partial(_run, op), "CPU")
-    library.impl(name, functools.partial(_run, op), "CUDA")
+    namespace.define(_schema(op), tags=(torch.Tag.pt2_compliant_tag,))
+    namespace.impl(name, functools.partial(_run, op), "CPU")
+    namespace.impl(name, functools.partial(_run, op), "CUDA")
     qualified = f"kvision::{name}"
-    torch.library.register_fake(qualified, functools.partial(_fake, op), lib=library)
-    rule = native.gradient_of(name)
+    torch.library.register_fake(qualified, functools.partial(_fake, op), lib=namespace)
+    rule = gradient_of(name)
     if rule is not None:
         torch.library.register_autograd(
             qualified,
             functools.partial(_backward, op, rule),
             setup_context=functools.partial(_record, op, rule),
-            lib=library,
+            lib=namespace,
         )
     lists = tuple(r["name"] for r in op["attributes"] if r["type"].startswith("list"))
     _operators[name] = getattr(torch.ops.kvision, name), lists, rule is not None
@@ -101,7 +102,7 @@ def _run(op, *tensors, **attributes):
         found = ", ".join(str(tensor.device) for tensor in inputs)
         raise ValueError(f"{op['name']}: all tensors must be on one device. Received: {found}.")
     described = [(_dtype_name(tensor), tuple(tensor.shape)) for tensor in inputs]
-    module = native.module()
+    module = library.module()
     outputs = [
         torch.empty(shape, dtype=getattr(torch, dtype), device=device)
         for dtype, shape in module.output_specs(op["name"], described, attributes)
@@ -177,7 +178,7 @@ def _backward(op, rule, ctx, *output_gradients):
             kept[name] = [saved.pop(0) for _ in range(ctx.kvision_lists[name])]
         else:
             kept[name] = saved.pop(0)
-    recorded = native.Recorded(kept, ctx.kvision_shapes, ctx.kvision_attributes)
+    recorded = Recorded(kept, ctx.kvision_shapes, ctx.kvision_attributes)
     floating = (r["dtype"] not in ("int32", "bool") for r in op["outputs"])
     wanted = [g for g, is_float in zip(output_gradients, floating, strict=True) if is_float]
     found = rule.function(recorded, *wanted)
