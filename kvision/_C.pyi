@@ -47,7 +47,13 @@ def elementwise_iou(
     kind: str = "iou",
     num_threads: int = 0,
 ) -> ndarray:
-    """IoU, GIoU, DIoU or CIoU of the boxes at equal places."""
+    """IoU, GIoU, DIoU or CIoU of the boxes at equal places.
+
+    boxes1: (batch, num_boxes1, 4), x1 y1 x2 y2.
+    boxes2: (batch, num_boxes1, 4).
+    kind: "iou", "giou", "diou" or "ciou".
+    output: (batch, num_boxes1).
+    """
 
 def elementwise_iou_gradient(
     output_gradient: ArrayLike,
@@ -147,7 +153,13 @@ def pairwise_iou(
     kind: str = "iou",
     num_threads: int = 0,
 ) -> ndarray:
-    """IoU, GIoU, DIoU or CIoU of every pair of boxes."""
+    """IoU, GIoU, DIoU or CIoU of every pair of boxes.
+
+    boxes1: (batch, num_boxes1, 4), x1 y1 x2 y2.
+    boxes2: (batch, num_boxes2, 4).
+    kind: "iou", "giou", "diou" or "ciou".
+    output: (batch, num_boxes1, num_boxes2).
+    """
 
 def pairwise_iou_gradient(
     output_gradient: ArrayLike,

@@ -1,4 +1,4 @@
-"""Detection for Keras 3 and TensorFlow, on native ops."""
+"""Detection for Keras 3 on TensorFlow, JAX and PyTorch, on native ops."""
 
 from kvision import (
     backbones,

@@ -12,6 +12,9 @@
 //     return op;
 //   }
 //   const RegisteredOp nms(Nms());
+//
+// ops/nms/nms_op.cc is the smallest one, with its Check and Run; ops/roi_pool/roi_pool_op.cc has a
+// gradient, which is an op of its own.
 #pragma once
 
 #include <cstdint>
@@ -75,8 +78,9 @@ enum class Kind {
   kInt,
   kFloat,
   kString,
-  // Known to the host before the op runs, but not before a graph is made: TensorFlow passes them
-  // as tensors in host memory, all others as attributes. `axes` is their shape.
+  // Doubles, which TensorFlow's attributes cannot hold, and sizes, which a graph may not know when
+  // it is made: known to the host before the op runs. TensorFlow passes them as tensors in host
+  // memory, all others as attributes. `axes` is their shape.
   kDoubles,
   kInts,
 };
@@ -143,9 +147,11 @@ inline int64_t SizeOr(const Attributes& attributes, const Sizes& sizes, const ch
 
 struct TensorRule {
   const char* name;
-  const char* dtype;  // a name, "T" for the op's own, or "box" for the type of boxes beside T
-  const char* axes;   // as of a ShapeRule; of an output, "max_output_size|num_boxes" is the
-                      // attribute of that name or, where that is negative, num_boxes
+  const char* dtype;  // a name, "T" for the op's own, or "box": double if T is, else float
+  const char* axes;   // in the words of common/shapes.h; of an output, "max_output_size|num_boxes"
+                      // is the attribute of that name or, where that is negative, num_boxes. Where
+                      // every tensor leads with "batch", its elements are independent: JAX's vmap
+                      // folds what it maps into them
   const char* list = nullptr;        // the name of its length, where it is a list of tensors
   const char* shape_from = nullptr;  // of an output: the kInts that hold its shape
 };
@@ -165,11 +171,12 @@ struct Op {
 
   const char* name;  // "roi_align": Kvision>RoiAlign, kvision_roi_align
   const char* doc;
-  const char* speaker;              // who speaks in its errors
+  const char* speaker;              // who speaks in its errors: another op, of a gradient
   std::vector<const char*> dtypes;  // what T may be
   std::vector<TensorRule> inputs, outputs;
   std::vector<AttributeRule> attributes;
-  // What is wrong with the attributes and the sizes as far as they are known, or nothing.
+  // What is wrong with the attributes and the sizes, or nothing. A shape function asks too: sizes
+  // may be kUnknownSize then, and attributes that are host inputs missing (`Has`).
   std::string (*check)(const Attributes& attributes, const Sizes& sizes) = nullptr;
   Error (*run)(const Call& call) = nullptr;
 

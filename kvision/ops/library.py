@@ -72,4 +72,7 @@ def description(name: str) -> dict:
     Args:
         name: Such as `"roi_align"`.
     """
-    return next(op for op in require_module().ops() if op["name"] == name)
+    for op in require_module().ops():
+        if op["name"] == name:
+            return op
+    raise ValueError(f"kvision: there is no native op {name!r}.")

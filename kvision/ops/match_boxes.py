@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.arguments import check_number
 from kvision.ops.operation import call_operation
 from kvision.ops.suppression import float32_tensor
 
@@ -112,6 +113,13 @@ class MatchBoxesOperation(keras.Operation):
         name=None,
     ):
         super().__init__(name=name)
+        thresholds = {
+            "positive_threshold": positive_threshold,
+            "negative_threshold": negative_threshold,
+            "crowd_overlap": crowd_overlap,
+        }
+        for threshold, value in thresholds.items():
+            check_number("match_boxes", threshold, value)
         if not positive_threshold >= negative_threshold:
             raise ValueError(
                 "match_boxes: `positive_threshold` must be at least `negative_threshold`. "

@@ -26,7 +26,7 @@ def call_operation(operation_class, tensors, **arguments):
     )
     if any(map(keras.utils.is_keras_tensor, leaves)):
         return operation_class(**arguments).symbolic_call(*tensors)
-    if _compiling():
+    if is_compiling():
         # Keras would count the operations that have no name, and each count be compiled anew.
         return operation_class(**arguments, name=operation_class.__name__).call(*tensors)
     try:
@@ -41,10 +41,10 @@ def _shared(operation_class, **arguments):
     return operation_class(**arguments)
 
 
-def _compiling():
+def is_compiling():
     """Whether `torch.compile` is tracing, which looks through caches and warns of them."""
     return False
 
 
 if keras.backend.backend() == "torch":
-    from torch.compiler import is_compiling as _compiling  # noqa: F811
+    from torch.compiler import is_compiling  # noqa: F811

@@ -3,13 +3,18 @@
 `name` is the op, for the error messages.
 """
 
+import numbers
+
 import keras
+
+from kvision.ops.arguments import check_number
 
 
 def standardize_output_size(name, output_size):
     """Returns `output_size`, an int or a pair, as a pair of positive ints."""
-    pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    if len(pair) != 2 or any(int(bins) != bins or bins < 1 for bins in pair):
+    is_pair = isinstance(output_size, (tuple, list))
+    pair = tuple(output_size) if is_pair else (output_size, output_size)
+    if len(pair) != 2 or not all(_is_positive_int(bins) for bins in pair):
         raise ValueError(
             f"{name}: `output_size` must be a positive int or a pair (height, width) of them. "
             f"Received: {output_size}."
@@ -17,8 +22,13 @@ def standardize_output_size(name, output_size):
     return int(pair[0]), int(pair[1])
 
 
+def _is_positive_int(value):
+    return isinstance(value, numbers.Real) and int(value) == value and value >= 1
+
+
 def check_spatial_scale(name, spatial_scale):
-    """Raises `ValueError` unless the scale is positive and finite."""
+    """Raises unless the scale is a number, positive and finite."""
+    check_number(name, "spatial_scale", spatial_scale)
     if not 0 < spatial_scale < float("inf"):
         raise ValueError(
             f"{name}: `spatial_scale` must be positive and finite. Received: {spatial_scale}."

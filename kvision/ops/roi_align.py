@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.arguments import check_number
 from kvision.ops.operation import call_operation
 from kvision.ops.region import (
     check_spatial_scale,
@@ -120,6 +121,7 @@ class RoIAlignOperation(keras.Operation):
 def check_sampling(name, spatial_scale, sampling_ratio):
     """Raises `ValueError` unless the scale is positive and the sampling ratio in range."""
     check_spatial_scale(name, spatial_scale)
+    check_number(name, "sampling_ratio", sampling_ratio)
     if int(sampling_ratio) != sampling_ratio or not 0 <= sampling_ratio <= MAX_SAMPLING_RATIO:
         raise ValueError(
             f"{name}: `sampling_ratio` must be an int between 0 (adaptive) and "

@@ -12,6 +12,7 @@ import math
 import keras
 from keras import ops
 
+from kvision.ops.arguments import check_number
 from kvision.ops.suppression import (
     candidate_scores,
     check_size,
@@ -40,6 +41,7 @@ class ScoreDecayOperation(keras.Operation):
             raise ValueError(
                 f'{self.op}: `method` must be "linear" or "gaussian". Received: {method!r}.'
             )
+        check_number(self.op, "sigma", sigma)
         if not _FLOAT32_ZERO < sigma < _FLOAT32_INFINITY:
             raise ValueError(f"{self.op}: `sigma` must be positive and finite. Received: {sigma}.")
         if score_threshold is not None and score_threshold != score_threshold:

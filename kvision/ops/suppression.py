@@ -17,6 +17,8 @@ import numpy as np
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.arguments import check_number
+from kvision.ops.operation import is_compiling
 
 # Boxes taken off the sorted list at a time: the largest temporary is (_TILE, num_boxes).
 _TILE = 256
@@ -31,7 +33,10 @@ def float32_threshold(threshold):
 
 
 def check_thresholds(op, iou_threshold, score_threshold):
-    """Raises `ValueError` unless the thresholds of the op named `op` have a meaning."""
+    """Raises unless the thresholds of the op named `op` are numbers with a meaning."""
+    check_number(op, "iou_threshold", iou_threshold)
+    if score_threshold is not None:
+        check_number(op, "score_threshold", score_threshold)
     if not 0.0 <= iou_threshold <= 1.0:
         raise ValueError(f"{op}: `iou_threshold` must be in [0, 1]. Received: {iou_threshold}.")
     if score_threshold is not None and score_threshold != score_threshold:
@@ -49,8 +54,9 @@ def check_size(op, name, size):
 def float32_tensor(op, name, value):
     """`value` as a float32 tensor; a tensor or array that is not floating is refused."""
     dtype = getattr(value, "dtype", None)
-    if dtype is not None and "float" not in str(dtype):
-        raise TypeError(f"{op}: `{name}` must be floating point. Received: {dtype}.")
+    if value is None or (dtype is not None and "float" not in str(dtype)):
+        found = value if value is None else keras.backend.standardize_dtype(dtype)
+        raise TypeError(f"{op}: `{name}` must be floating point. Received: {found}.")
     if dtype is None:
         return ops.convert_to_tensor(value, dtype="float32")
     value = ops.convert_to_tensor(value)
@@ -78,6 +84,8 @@ def cut_to_count(op, tensors, count):
         if native.traced_for_xla():
             raise size_required(op)
         return tuple(_first(tensor, count) for tensor in tensors)
+    if is_compiling():
+        raise size_required(op)
     try:
         count = int(ops.convert_to_numpy(count))
     except TypeError as error:  # a tracer has no value

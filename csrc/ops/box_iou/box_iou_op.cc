@@ -62,10 +62,24 @@ Error Backward(const Call& call) {
   return {};
 }
 
+constexpr char kPairwiseDoc[] = R"(IoU, GIoU, DIoU or CIoU of every pair of boxes.
+
+boxes1: (batch, num_boxes1, 4), x1 y1 x2 y2.
+boxes2: (batch, num_boxes2, 4).
+kind: "iou", "giou", "diou" or "ciou".
+output: (batch, num_boxes1, num_boxes2).
+)";
+constexpr char kElementwiseDoc[] = R"(IoU, GIoU, DIoU or CIoU of the boxes at equal places.
+
+boxes1: (batch, num_boxes1, 4), x1 y1 x2 y2.
+boxes2: (batch, num_boxes1, 4).
+kind: "iou", "giou", "diou" or "ciou".
+output: (batch, num_boxes1).
+)";
+
 template <bool kPairwise>
 Op Iou() {
-  Op op(BoxIouName(kPairwise), kPairwise ? "IoU, GIoU, DIoU or CIoU of every pair of boxes."
-                                         : "IoU, GIoU, DIoU or CIoU of the boxes at equal places.");
+  Op op(BoxIouName(kPairwise), kPairwise ? kPairwiseDoc : kElementwiseDoc);
   op.dtypes = {"float32", "float64"};
   op.inputs = {{"boxes1", "T", "batch num_boxes1 4"}, {"boxes2", "T", kBoxes2[kPairwise]}};
   op.outputs = {{"output", "T", kOutput[kPairwise]}};

@@ -110,7 +110,8 @@ def _mapped(name, attributes):
     An op that has no batch is called once for each element.
     """
     op = library.description(name)
-    if not all(rule["axes"].startswith("batch") for rule in [*op["inputs"], *op["outputs"]]):
+    leading = {rule["axes"].partition(" ")[0] for rule in [*op["inputs"], *op["outputs"]]}
+    if not leading <= {"batch", "batch|1"}:
         return functools.partial(_run, name, attributes)
     run = jax.custom_batching.custom_vmap(functools.partial(_run, name, attributes))
 

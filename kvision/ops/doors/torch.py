@@ -131,6 +131,11 @@ def _fake(op, *tensors, **attributes):
     dtypes = {}
     for rule, group in zip(op["inputs"], inputs, strict=True):
         dtypes.setdefault(rule["dtype"], group[0].dtype)
+        if len(group[0].shape) != len(rule["axes"].split()):
+            axes, found = rule["axes"].replace(" ", ", "), tuple(group[0].shape)
+            raise ValueError(
+                f"{op['name']}: `{rule['name']}` must have shape ({axes}). Received: {found}."
+            )
         for axis, size in zip(rule["axes"].split(), group[0].shape, strict=True):
             if "|" not in axis:  # else another tensor tells
                 sizes.setdefault(axis, size)
