@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
-# from kvision.losses import PixelCrossEntropy
-# from kvision.metrics import SegmentationMetrics
+from kvision.losses import PixelCrossEntropy
+from kvision.metrics import SegmentationMetrics
 from kvision.models.data_checks import check_images, check_labels
 from kvision.models.image_model import ImageModel
 
