@@ -53,6 +53,17 @@ class Segmenter(ImageModel):
         self.ignore_class = ignore_class
         self._class_weight = None
 
+    def output_size(self, image_size):
+        """Returns the size of the logits.
+
+        Args:
+            image_size: `(height, width)` of the images.
+
+        Returns:
+            `(height, width)`, the same unless the model says otherwise.
+        """
+        return tuple(image_size)
+
     def default_loss(self):
         """Returns the mean cross-entropy of the pixels.
 
