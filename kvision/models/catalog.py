@@ -92,7 +92,7 @@ def _vgg(backbone, parameters):
 
 
 def _small_backbone(**arguments):
-    return backbones.ResNetTiny(widths=(8, 16, 16, 16), **arguments)
+    return backbones.ResNet((1, 1, 1, 1), block="basic", widths=(8, 16, 16, 16), **arguments)
 
 
 CATALOG = {
