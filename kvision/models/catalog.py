@@ -53,7 +53,6 @@ class Entry(NamedTuple):
 
 _RESNET = "He, Zhang, Ren and Sun, 2015"
 _VGG = "Simonyan and Zisserman, 2014"
-_BIAS = "a bias before batch normalisation, which subtracts it again"
 
 
 def _resnet(backbone, parameters, **small):
@@ -124,6 +123,11 @@ CATALOG = {
         "mobilenet",
         "Sandler, Howard, Zhu, Zhmoginov and Chen, 2018",
         (3_504_872, 34_112),
+        no_gradient={
+            "project_norm/beta": "a shift before a 1x1 convolution whose normalisation subtracts it",
+            "expand_norm/gamma": "a scale before ReLU and a depthwise convolution whose "
+            "normalisation divides by it; what ReLU6 cuts off is all that feels it",
+        },
     ),
     "faster_rcnn_fpn": Entry(
         FasterRCNN,
@@ -135,7 +139,7 @@ CATALOG = {
             "backbone": _small_backbone(normalization="group"),
             "num_classes": 10,
             "fpn_filters": 16,
-            "anchor_sizes": (8, 16, 32, 64, 128),
+            "anchor_sizes": (8, 16, 24, 32, 48),
             "rpn_pre_nms_top_n": 50,
             "rpn_pre_nms_top_n_train": 50,
             "rpn_post_nms_top_n": 20,
@@ -165,6 +169,7 @@ CATALOG = {
         "deeplab",
         "Chen, Papandreou, Schroff and Adam, 2017",
         (39_048_533, 56_192),
+        optimizer=lambda: keras.optimizers.Adam(5e-3),
     ),
     "deeplab_v3plus": Entry(
         DeepLabV3Plus,
@@ -173,17 +178,17 @@ CATALOG = {
             "num_classes": 21,
         },
         lambda: {
-            "backbone": backbones.MobileNetV2(alpha=0.1, last_filters=None, output_stride=16),
+            "backbone": _small_backbone(output_stride=16, multi_grid=(2,)),
             "num_classes": 11,
             "low_level_filters": 8,
             "filters": 16,
             "decoder_filters": 16,
-            "separable": True,
             "dropout": 0.0,
         },
-        "deeplab_v3plus",
+        "deeplab",
         "Chen, Zhu, Papandreou, Schroff and Adam, 2018",
         (40_352_181, 57_312),
+        optimizer=lambda: keras.optimizers.Adam(5e-3),
     ),
 }
 """Name -> `Entry`."""
