@@ -63,9 +63,25 @@ INSTANCES = {
     "kvision.layers.RPNHead": lambda: kvision.layers.RPNHead(3, filters=8),
     "kvision.layers.RoIAlign": lambda: kvision.layers.RoIAlign((3, 4), spatial_scale=0.25),
     "kvision.losses.IoULoss": lambda: kvision.losses.IoULoss("ciou", name="box", reduction="sum"),
+    "kvision.losses.PixelBinaryCrossEntropy": lambda: kvision.losses.PixelBinaryCrossEntropy(
+        ignore_class=255, hard_threshold=0.7, min_kept=100, reduction="sum"
+    ),
+    "kvision.losses.PixelCrossEntropy": lambda: kvision.losses.PixelCrossEntropy(
+        class_weight=[1.0, 2.5, 0.5], ignore_class=255, hard_fraction=0.25
+    ),
+    "kvision.losses.PixelFocal": lambda: kvision.losses.PixelFocal(
+        1.5, 0.25, activation="sigmoid", name="focal"
+    ),
+    "kvision.losses.SoftDice": lambda: kvision.losses.SoftDice(
+        activation="sigmoid", per_image=True, epsilon=0.1, squared=True
+    ),
+    "kvision.losses.SoftF1": lambda: kvision.losses.SoftF1(per_image=True, ignore_class=11),
     "kvision.layers.RoIPool": lambda: kvision.layers.RoIPool((3, 4), spatial_scale=0.25),
     "kvision.metrics.COCODetectionMetrics": lambda: kvision.metrics.COCODetectionMetrics(
         per_class=True, class_names=["a", "b"]
+    ),
+    "kvision.metrics.SegmentationMetrics": lambda: kvision.metrics.SegmentationMetrics(
+        2, ignore_class=255, per_class=True, class_names=["a", "b"], name="street"
     ),
     "kvision.metrics.VOCDetectionMetrics": lambda: kvision.metrics.VOCDetectionMetrics(
         iou_thresholds=(0.5, 0.75), interpolation="11_point"
@@ -74,4 +90,5 @@ INSTANCES = {
 }
 # Only their subclasses are made.
 ABSTRACT = {"kvision.backbones.Backbone", "kvision.models.detection.Detector"}
+ABSTRACT = {"kvision.losses.PixelLoss", "kvision.models.detection.Detector"}
 DETECTORS = {"kvision.models.detection.FasterRCNN": _faster_rcnn}
