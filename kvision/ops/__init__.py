@@ -4,6 +4,7 @@
 """
 
 from kvision.ops import native
+from kvision.ops.atrous_pyramid_pooling import atrous_pyramid_pooling
 from kvision.ops.batched_nms import batched_nms
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
@@ -20,6 +21,7 @@ __all__ = [
     "IOU_KINDS",
     "NEGATIVE",
     "POSITIVE",
+    "atrous_pyramid_pooling",
     "batched_nms",
     "elementwise_iou",
     "implementation_of",
@@ -37,6 +39,7 @@ __all__ = [
 
 # The functions that have native kernels.
 NATIVE = (
+    "atrous_pyramid_pooling",
     "batched_nms",
     "elementwise_iou",
     "match_boxes",
