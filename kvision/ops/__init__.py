@@ -9,6 +9,8 @@ from kvision.ops.batched_nms import batched_nms
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
+from kvision.ops.max_pool_with_argmax import max_pool_with_argmax
+from kvision.ops.max_unpool import max_unpool
 from kvision.ops.multiscale_roi_align import multiscale_roi_align
 from kvision.ops.native import implementation_of
 from kvision.ops.nms import nms
@@ -28,6 +30,8 @@ __all__ = [
     "match",
     "match_boxes",
     "matrix_nms",
+    "max_pool_with_argmax",
+    "max_unpool",
     "multiscale_roi_align",
     "native",
     "nms",
@@ -44,6 +48,8 @@ NATIVE = (
     "elementwise_iou",
     "match_boxes",
     "matrix_nms",
+    "max_pool_with_argmax",
+    "max_unpool",
     "multiscale_roi_align",
     "nms",
     "pairwise_iou",

@@ -54,6 +54,10 @@ INSTANCES = {
     "kvision.layers.FrozenBatchNormalization": lambda: kvision.layers.FrozenBatchNormalization(
         epsilon=1e-3
     ),
+    "kvision.layers.MaxPoolingWithArgmax2D": lambda: kvision.layers.MaxPoolingWithArgmax2D(
+        3, strides=(2, 1), padding="same"
+    ),
+    "kvision.layers.MaxUnpooling2D": lambda: kvision.layers.MaxUnpooling2D((5, 7)),
     "kvision.layers.NonMaxSuppression": lambda: kvision.layers.NonMaxSuppression(
         0.4, score_threshold=0.1, max_output_size=7, max_output_size_per_class=3
     ),
