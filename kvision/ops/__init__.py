@@ -5,6 +5,7 @@
 
 from kvision.ops import native
 from kvision.ops.batched_nms import batched_nms
+from kvision.ops.border_weight_map import border_weight_map
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
@@ -21,6 +22,7 @@ __all__ = [
     "NEGATIVE",
     "POSITIVE",
     "batched_nms",
+    "border_weight_map",
     "elementwise_iou",
     "implementation_of",
     "match",
@@ -38,6 +40,7 @@ __all__ = [
 # The functions that have native kernels.
 NATIVE = (
     "batched_nms",
+    "border_weight_map",
     "elementwise_iou",
     "match_boxes",
     "matrix_nms",
