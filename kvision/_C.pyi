@@ -78,6 +78,24 @@ def batched_nms(
     num_detections: (B,).
     """
 
+def border_weight_map(
+    instances: ArrayLike,
+    *,
+    background_weight: float = 1.0,
+    foreground_weight: float = 1.0,
+    border_weight: float = 10.0,
+    sigma: float = 5.0,
+    num_threads: int = 0,
+) -> ndarray:
+    """U-Net's weight of each pixel: more between cells that touch.
+
+    instances: (batch, height, width), ids of cells greater than 0, all else is background.
+    background_weight, foreground_weight: the first term.
+    border_weight, sigma: border_weight * exp(-(d1 + d2)^2 / (2 sigma^2)) is the second, with the
+      distances to the borders of the two nearest cells; 0 with fewer than two cells.
+    output: (batch, height, width), the sum.
+    """
+
 def build_info() -> dict[str, str]:
     """What the library was built with; empty where a part was left out."""
 

@@ -6,6 +6,7 @@
 from kvision.ops import native
 from kvision.ops.atrous_pyramid_pooling import atrous_pyramid_pooling
 from kvision.ops.batched_nms import batched_nms
+from kvision.ops.border_weight_map import border_weight_map
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
@@ -25,6 +26,7 @@ __all__ = [
     "POSITIVE",
     "atrous_pyramid_pooling",
     "batched_nms",
+    "border_weight_map",
     "elementwise_iou",
     "implementation_of",
     "match",
@@ -45,6 +47,7 @@ __all__ = [
 NATIVE = (
     "atrous_pyramid_pooling",
     "batched_nms",
+    "border_weight_map",
     "elementwise_iou",
     "match_boxes",
     "matrix_nms",
