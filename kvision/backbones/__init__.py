@@ -9,6 +9,7 @@ from kvision.backbones.resnet import (
     ResNet152,
     ResNetTiny,
 )
+from kvision.backbones.to_atrous import to_atrous
 
 __all__ = [
     "ResNet",
@@ -18,4 +19,5 @@ __all__ = [
     "ResNet34",
     "ResNet50",
     "ResNetTiny",
+    "to_atrous",
 ]
