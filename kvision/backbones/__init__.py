@@ -13,6 +13,7 @@ from kvision.backbones.resnet import (
 )
 from kvision.backbones.vgg import VGG, VGG11, VGG13, VGG16, VGG19
 from kvision.backbones.xception import Xception, Xception65
+from kvision.backbones.to_atrous import to_atrous
 
 __all__ = [
     "Backbone",
@@ -31,4 +32,5 @@ __all__ = [
     "VGG19",
     "Xception",
     "Xception65",
+    "to_atrous",
 ]
