@@ -11,9 +11,9 @@ from kvision.backbones.resnet import (
     ResNet152,
     ResNetTiny,
 )
+from kvision.backbones.to_atrous import to_atrous
 from kvision.backbones.vgg import VGG, VGG11, VGG13, VGG16, VGG19
 from kvision.backbones.xception import Xception, Xception65
-from kvision.backbones.to_atrous import to_atrous
 
 __all__ = [
     "Backbone",

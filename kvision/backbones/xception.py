@@ -127,9 +127,7 @@ class Xception(Backbone):
         pyramid["P5"], level_strides["P5"] = x, stride
 
         smallest = 1 if aligned else _SMALLEST_UNPADDED
-        super().__init__(
-            parts, images, pyramid, level_strides, smallest_image=smallest, name=name
-        )
+        super().__init__(parts, images, pyramid, level_strides, smallest_image=smallest, name=name)
         self.aligned = aligned
         self.middle_blocks = middle_blocks
         self.alpha = alpha

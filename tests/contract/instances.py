@@ -3,8 +3,11 @@
 A new layer, model or metric adds a line here and is held to the contracts by it.
 """
 
+import functools
+
 import kvision
 from kvision.layers import FeatureSpec
+from kvision.models.catalog import CATALOG, create_small
 
 SPECS = {"P2": FeatureSpec(8, 4), "P3": FeatureSpec(16, 8)}
 IMAGE_SHAPE = (2, 64, 64, 3)
@@ -31,6 +34,12 @@ def _faster_rcnn():
     )
 
 
+# The models of the other tasks, by an entry of the catalog.
+OF_THE_CATALOG = {
+    f"kvision.models.{entry.task}.{entry.model.__name__}": name
+    for name, entry in CATALOG.items()
+    if entry.task != "detection"
+}
 INSTANCES = {
     "kvision.backbones.MobileNetV2": lambda: kvision.backbones.MobileNetV2(
         alpha=0.1, last_filters=None, padding="same", output_stride=16
@@ -48,6 +57,9 @@ INSTANCES = {
     ),
     "kvision.backbones.Xception": lambda: kvision.backbones.Xception(
         aligned=True, middle_blocks=1, alpha=0.02, output_stride=8
+    ),
+    "kvision.layers.ASPP": lambda: kvision.layers.ASPP(
+        8, dilation_rates=(2, 3), separable=True, image_pooling=False, dropout=0.2
     ),
     "kvision.layers.BoxHead": lambda: kvision.layers.BoxHead(3, units=16),
     "kvision.layers.FPN": lambda: kvision.layers.FPN(SPECS, filters=8, num_extra_levels=2),
@@ -91,8 +103,14 @@ INSTANCES = {
         iou_thresholds=(0.5, 0.75), interpolation="11_point"
     ),
     "kvision.models.detection.FasterRCNN": _faster_rcnn,
+    **{name: functools.partial(create_small, entry) for name, entry in OF_THE_CATALOG.items()},
 }
 # Only their subclasses are made.
-ABSTRACT = {"kvision.backbones.Backbone", "kvision.models.detection.Detector"}
-ABSTRACT = {"kvision.losses.PixelLoss", "kvision.models.detection.Detector"}
+ABSTRACT = {
+    "kvision.backbones.Backbone",
+    "kvision.losses.PixelLoss",
+    "kvision.models.ImageModel",
+    "kvision.models.detection.Detector",
+    "kvision.models.segmentation.Segmenter",
+}
 DETECTORS = {"kvision.models.detection.FasterRCNN": _faster_rcnn}

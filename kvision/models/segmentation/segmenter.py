@@ -19,8 +19,8 @@ class Segmenter(ImageModel):
     `(B, H, W, 1)` in which `ignore_class` marks pixels without truth. `sample_weight` is a weight
     a pixel, `(B, H, W)` or `(B, H, W, 1)`, or one an image, `(B,)`; `class_weight` of `fit` a
     weight a class, `{class: weight}`, which Keras itself refuses for pixels. Both multiply the
-    loss of a pixel. Where the logits are smaller than the images, as those of convolutions without padding
-    are, labels and weights are cropped to the middle.
+    loss of a pixel. Where the logits are smaller than the images, as those of convolutions without
+    padding are, labels and weights are cropped to the middle.
 
     `predict` and `decode` return `labels (B, H, W)` int32 and their probabilities `scores
     (B, H, W)` float32.
