@@ -1,4 +1,4 @@
-"""Classification, segmentation and detection for Keras 3 on TensorFlow, JAX and PyTorch, on native ops."""
+"""Vision models for Keras 3 on TensorFlow, JAX and PyTorch, on native ops."""
 
 from kvision import (
     backbones,
