@@ -6,6 +6,7 @@
 from kvision.ops import native
 from kvision.ops.batched_nms import batched_nms
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
+from kvision.ops.depthwise_atrous_pyramid_pooling import depthwise_atrous_pyramid_pooling
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
 from kvision.ops.multiscale_roi_align import multiscale_roi_align
@@ -21,6 +22,7 @@ __all__ = [
     "NEGATIVE",
     "POSITIVE",
     "batched_nms",
+    "depthwise_atrous_pyramid_pooling",
     "elementwise_iou",
     "implementation_of",
     "match",
@@ -38,6 +40,7 @@ __all__ = [
 # The functions that have native kernels.
 NATIVE = (
     "batched_nms",
+    "depthwise_atrous_pyramid_pooling",
     "elementwise_iou",
     "match_boxes",
     "matrix_nms",
