@@ -99,6 +99,43 @@ def border_weight_map(
 def build_info() -> dict[str, str]:
     """What the library was built with; empty where a part was left out."""
 
+def depthwise_atrous_pyramid_pooling(
+    x: ArrayLike,
+    kernels: ArrayLike,
+    biases: ArrayLike,
+    *,
+    kernel_sizes: ArrayLike,
+    dilation_rates: ArrayLike,
+    activation: str = "none",
+    num_threads: int = 0,
+) -> ndarray:
+    """Depthwise atrous convolutions of one input, side by side.
+
+    x: (images, height, width, channels).
+    kernels: those of all branches, (size, size, channels), one after the other.
+    biases: those of all branches, (channels,), one after the other.
+    kernel_sizes: the odd side of each branch's kernel.
+    dilation_rates: the distance of each branch's taps.
+    activation: "none" or "relu".
+    output: (images, height, width, num_branches * channels).
+    """
+
+def depthwise_atrous_pyramid_pooling_gradient(
+    output_gradient: ArrayLike,
+    output: ArrayLike,
+    x: ArrayLike,
+    kernels: ArrayLike,
+    *,
+    kernel_sizes: ArrayLike,
+    dilation_rates: ArrayLike,
+    activation: str = "none",
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray, ndarray]:
+    """Gradients of depthwise_atrous_pyramid_pooling with respect to its tensors.
+
+    output: what it gave, which tells where a ReLU let it pass.
+    """
+
 def elementwise_iou(
     boxes1: ArrayLike,
     boxes2: ArrayLike,
