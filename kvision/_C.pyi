@@ -10,6 +10,47 @@ from numpy.typing import ArrayLike
 _Described = Sequence[tuple[str, Sequence[int]]]
 _Pointed = Sequence[tuple[int, str, Sequence[int]]]
 
+def atrous_pyramid_pooling(
+    x: ArrayLike,
+    kernels: Sequence[ArrayLike],
+    biases: ArrayLike,
+    *,
+    dilation_rates: ArrayLike,
+    relu: bool = False,
+    num_threads: int = 0,
+) -> ndarray:
+    """Convolutions of one input at several dilation rates, side by side.
+
+    x: (images, height, width, in_channels).
+    kernels: of each branch (kernel_height, kernel_width, in_channels, its filters).
+    biases: of all filters.
+    dilation_rates: of each branch, at least 1.
+    relu: whether what is below zero becomes zero.
+    output: (images, height, width, filters).
+    """
+
+def atrous_pyramid_pooling_gradient(
+    kernels: Sequence[ArrayLike],
+    output_gradient: ArrayLike,
+    *,
+    dilation_rates: ArrayLike,
+    num_threads: int = 0,
+) -> ndarray:
+    """Gradient of atrous_pyramid_pooling without `relu` with respect to x."""
+
+def atrous_pyramid_pooling_kernel_gradient(
+    x: ArrayLike,
+    output_gradient: ArrayLike,
+    *,
+    dilation_rates: ArrayLike,
+    kernel_shapes: ArrayLike,
+    num_threads: int = 0,
+) -> list[ndarray]:
+    """Gradient of atrous_pyramid_pooling without `relu` with respect to the kernels.
+
+    kernel_shapes: of the kernels, one row each.
+    """
+
 def batched_nms(
     boxes: ArrayLike,
     scores: ArrayLike,

@@ -1,0 +1,7 @@
+"""Semantic segmenters."""
+
+from kvision.models.segmentation.deeplab_v3 import DeepLabV3
+from kvision.models.segmentation.deeplab_v3plus import DeepLabV3Plus
+from kvision.models.segmentation.segmenter import Segmenter
+
+__all__ = ["DeepLabV3", "DeepLabV3Plus", "Segmenter"]
