@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <iterator>
+#include <memory>
 #include <vector>
 
 #include "common/isa.h"
@@ -11,49 +12,41 @@
 namespace kvision {
 namespace {
 
-constexpr int64_t kStrip = 32;  // columns
+constexpr int64_t kStrip = 64;  // columns
+constexpr int64_t kWidestVector = 16;
 
-// What is known of a row's pixels, number by number.
-template <typename T>
-struct PlanesOf {
-  T *id, *first, *second;
-
-  PlanesOf<const int32_t> AsConst() const { return {id, first, second}; }
+// What the pixels of one row of a strip know of the cells within their columns. Those of a strip
+// lie one after the other.
+struct StripRow {
+  int32_t id[kStrip], first[kStrip], second[kStrip];
 };
 
-// Rows filled up to whole strips.
-struct CellsOfImage {
-  int32_t* numbers;
-  int64_t stride;
-
-  PlanesOf<int32_t> Row(int64_t y) const {
-    int32_t* const row = numbers + 3 * stride * y;
-    return {row, row + stride, row + 2 * stride};
-  }
-};
-
-// A row with pixels that no cell is near on both sides.
+// A row of all strips, with pixels on both sides that no cell is near.
 class PaddedRow {
  public:
-  PaddedRow(int64_t width, int64_t margin)
-      : width_(width), margin_(margin), stride_(width + 2 * margin), numbers_(3 * stride_) {
-    std::fill(numbers_.begin() + stride_, numbers_.end(), kFarSquared);
+  PaddedRow(int64_t strips, int64_t margin)
+      : strips_(strips), stride_(strips * kStrip + 2 * margin), numbers_(3 * stride_, kFarSquared) {
+    id_ = numbers_.data() + margin;
   }
 
-  void Fill(const PlanesOf<const int32_t>& row) {
-    std::copy_n(row.id, width_, numbers_.data() + margin_);
-    std::copy_n(row.first, width_, numbers_.data() + margin_ + stride_);
-    std::copy_n(row.second, width_, numbers_.data() + margin_ + 2 * stride_);
+  // From the same row of the first strip; strips are `height` rows apart.
+  void Fill(const StripRow* row, int64_t height) {
+    for (int64_t strip = 0; strip < strips_; ++strip, row += height) {
+      int32_t* const to = id_ + strip * kStrip;
+      std::copy_n(row->id, kStrip, to);
+      std::copy_n(row->first, kStrip, to + stride_);
+      std::copy_n(row->second, kStrip, to + 2 * stride_);
+    }
   }
 
-  PlanesOf<const int32_t> Planes() const {
-    const int32_t* const row = numbers_.data() + margin_;
-    return {row, row + stride_, row + 2 * stride_};
-  }
+  const int32_t* id() const { return id_; }
+  const int32_t* first() const { return id_ + stride_; }
+  const int32_t* second() const { return id_ + 2 * stride_; }
 
  private:
-  int64_t width_, margin_, stride_;
+  int64_t strips_, stride_;
   std::vector<int32_t> numbers_;
+  int32_t* id_;
 };
 
 }  // namespace
@@ -88,27 +81,25 @@ Loops LoopsForThisProcessor() {
 
 void BorderWeightMapCpu(const BorderWeightMapParameters& parameters, const int32_t* instances,
                         float* output, ParallelFor parallel_for) {
-  constexpr int64_t kWidestVector = 16;
-  const auto [height, width] = std::pair(parameters.height, parameters.width);
+  const int64_t height = parameters.height, width = parameters.width;
   if (parameters.batch * height * width == 0) return;
   const Loops loops = LoopsForThisProcessor();
   const int64_t reach = parameters.Reach();
-  const int64_t strips = (width + kStrip - 1) / kStrip, stride = strips * kStrip;
-  std::vector<int32_t> numbers(3 * stride * height);
-  const CellsOfImage cells{numbers.data(), stride};
+  const int64_t strips = (width + kStrip - 1) / kStrip;
+  const std::unique_ptr<StripRow[]> rows(new StripRow[strips * height]);
   for (int64_t image = 0; image < parameters.batch; ++image) {
     const int64_t start = image * height * width;
     parallel_for(strips, 4 * kStrip * height, [&](int64_t begin, int64_t end) {
       for (int64_t strip = begin; strip < end; ++strip) {
-        loops.strip(instances + start, height, width, strip, cells);
+        loops.strip(instances + start, height, width, strip * kStrip, rows.get() + strip * height);
       }
     });
     parallel_for(height, 30 * width, [&](int64_t begin, int64_t end) {
-      PaddedRow row(width, std::min(reach, width - 1) + kWidestVector);
-      std::vector<int32_t> first(stride), second(stride);
+      PaddedRow row(strips, std::min(reach, width - 1) + kWidestVector);
+      std::vector<int32_t> first(strips * kStrip), second(strips * kStrip);
       for (int64_t y = begin; y < end; ++y) {
-        row.Fill(cells.Row(y).AsConst());
-        loops.row(row.Planes(), width, reach, first.data(), second.data());
+        row.Fill(rows.get() + y, height);
+        loops.row(row, width, reach, first.data(), second.data());
         const int64_t at = start + y * width;
         loops.weigh(parameters, instances + at, first.data(), second.data(), output + at);
       }
