@@ -93,6 +93,9 @@ INSTANCES = {
     ),
     "kvision.losses.SoftF1": lambda: kvision.losses.SoftF1(per_image=True, ignore_class=11),
     "kvision.layers.RoIPool": lambda: kvision.layers.RoIPool((3, 4), spatial_scale=0.25),
+    "kvision.metrics.BoundaryFScore": lambda: kvision.metrics.BoundaryFScore(
+        2, tolerance=3, ignore_class=255, count_absent=False, per_class=True, class_names=["a", "b"]
+    ),
     "kvision.metrics.COCODetectionMetrics": lambda: kvision.metrics.COCODetectionMetrics(
         per_class=True, class_names=["a", "b"]
     ),
