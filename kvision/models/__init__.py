@@ -1,5 +1,5 @@
 """Whole systems, one task a folder."""
 
-from kvision.models import detection
+from kvision.models import detection, segmentation
 
-__all__ = ["detection"]
+__all__ = ["detection", "segmentation"]
