@@ -1,5 +1,6 @@
 """Backbones: images to feature pyramids."""
 
+from kvision.backbones.receptive_field import receptive_field
 from kvision.backbones.resnet import (
     ResNet,
     ResNet18,
@@ -19,5 +20,6 @@ __all__ = [
     "ResNet34",
     "ResNet50",
     "ResNetTiny",
+    "receptive_field",
     "to_atrous",
 ]

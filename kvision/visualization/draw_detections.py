@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from kvision.visualization.figure import new_figure
+
 _PANEL_INCHES = 4.0
 _TEXT = {"color": "white", "fontsize": 7, "clip_on": True, "zorder": 4}
 
@@ -40,7 +42,6 @@ def draw_detections(
         ImportError: If matplotlib is not installed.
         ValueError: If an image has not three channels, or the numbers of images differ.
     """
-    figure_class = _figure_class()
     images = [keras.ops.convert_to_numpy(image) for image in images]
     for image in images:
         if image.ndim != 3 or image.shape[-1] != 3:
@@ -54,9 +55,8 @@ def draw_detections(
     columns = max(1, min(columns, len(images)))
     rows = [images[start : start + columns] for start in range(0, len(images), columns)]
     heights = [_PANEL_INCHES * max(len(image) / image.shape[1] for image in row) for row in rows]
-    figure = figure_class(
-        figsize=(columns * _PANEL_INCHES, sum(heights) or _PANEL_INCHES), layout="constrained"
-    )
+    size = (columns * _PANEL_INCHES, sum(heights) or _PANEL_INCHES)
+    figure = new_figure("draw_detections", size)
     for axes in figure.subplots(
         max(1, len(rows)), columns, squeeze=False, height_ratios=heights or None
     ).flat:
@@ -71,16 +71,6 @@ def draw_detections(
     if path is not None:
         figure.savefig(path, dpi=120)
     return figure
-
-
-def _figure_class():
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "draw_detections: the package `matplotlib` is needed: `pip install matplotlib`."
-        ) from error
-    return Figure
 
 
 def _per_image(boxes, num_images, argument):
