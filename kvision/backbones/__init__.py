@@ -1,6 +1,8 @@
 """Backbones: images to feature pyramids."""
 
 from kvision.backbones.receptive_field import receptive_field
+from kvision.backbones.backbone import Backbone
+from kvision.backbones.mobilenet_v2 import MobileNetV2
 from kvision.backbones.resnet import (
     ResNet,
     ResNet18,
@@ -11,8 +13,12 @@ from kvision.backbones.resnet import (
     ResNetTiny,
 )
 from kvision.backbones.to_atrous import to_atrous
+from kvision.backbones.vgg import VGG, VGG11, VGG13, VGG16, VGG19
+from kvision.backbones.xception import Xception, Xception65
 
 __all__ = [
+    "Backbone",
+    "MobileNetV2",
     "ResNet",
     "ResNet101",
     "ResNet152",
@@ -22,4 +28,11 @@ __all__ = [
     "ResNetTiny",
     "receptive_field",
     "to_atrous",
+    "VGG",
+    "VGG11",
+    "VGG13",
+    "VGG16",
+    "VGG19",
+    "Xception",
+    "Xception65",
 ]

@@ -32,8 +32,22 @@ def _faster_rcnn():
 
 
 INSTANCES = {
+    "kvision.backbones.MobileNetV2": lambda: kvision.backbones.MobileNetV2(
+        alpha=0.1, last_filters=None, padding="same", output_stride=16
+    ),
     "kvision.backbones.ResNet": lambda: kvision.backbones.ResNet(
-        (1, 1, 1, 1), block="basic", widths=(8, 8, 16, 16), normalization="group"
+        (1, 1, 1, 1),
+        block="basic",
+        widths=(8, 8, 16, 16),
+        output_stride=16,
+        multi_grid=(1, 2),
+        normalization="group",
+    ),
+    "kvision.backbones.VGG": lambda: kvision.backbones.VGG(
+        (1, 1, 1, 1, 1), widths=(8, 8, 8, 8, 8), normalization="batch", normalize_pixels="caffe"
+    ),
+    "kvision.backbones.Xception": lambda: kvision.backbones.Xception(
+        aligned=True, middle_blocks=1, alpha=0.02, output_stride=8
     ),
     "kvision.layers.BoxHead": lambda: kvision.layers.BoxHead(3, units=16),
     "kvision.layers.FPN": lambda: kvision.layers.FPN(SPECS, filters=8, num_extra_levels=2),
@@ -59,5 +73,5 @@ INSTANCES = {
     "kvision.models.detection.FasterRCNN": _faster_rcnn,
 }
 # Only their subclasses are made.
-ABSTRACT = {"kvision.models.detection.Detector"}
+ABSTRACT = {"kvision.backbones.Backbone", "kvision.models.detection.Detector"}
 DETECTORS = {"kvision.models.detection.FasterRCNN": _faster_rcnn}

@@ -46,7 +46,8 @@ def _draw(name, shape, names):
         limit = np.sqrt(3.0 / np.prod(shape[1:]))
         array = rng.uniform(-limit, limit, shape)
     elif len(shape) == 4:
-        array = rng.normal(0.0, np.sqrt(2.0 / (shape[0] * shape[2] * shape[3])), shape)
+        fan_out = (1 if shape[1] == 1 else shape[0]) * shape[2] * shape[3]  # 1 if depthwise
+        array = rng.normal(0.0, np.sqrt(2.0 / fan_out), shape)
     else:
         fan_in = names[f"{module}.weight"][1]
         array = rng.uniform(-1.0, 1.0, shape) / np.sqrt(fan_in)

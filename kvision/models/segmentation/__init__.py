@@ -1,0 +1,5 @@
+"""Semantic segmenters."""
+
+from kvision.models.segmentation.segmenter import Segmenter
+
+__all__ = ["Segmenter"]
