@@ -1,8 +1,9 @@
 """Backbones: images to feature pyramids."""
 
-from kvision.backbones.receptive_field import receptive_field
 from kvision.backbones.backbone import Backbone
+from kvision.backbones.from_keras import from_keras
 from kvision.backbones.mobilenet_v2 import MobileNetV2
+from kvision.backbones.receptive_field import receptive_field
 from kvision.backbones.resnet import (
     ResNet,
     ResNet18,
@@ -26,6 +27,7 @@ __all__ = [
     "ResNet34",
     "ResNet50",
     "ResNetTiny",
+    "from_keras",
     "receptive_field",
     "to_atrous",
     "VGG",

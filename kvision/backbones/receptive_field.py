@@ -95,9 +95,8 @@ def receptive_field(model, image_size=None, *, pointwise_layers=()):
     model = followable("receptive_field", model)
     size = model.inputs[0].shape[1:3] if image_size is None else image_size
     size = [_ANY_SIZE if side is None else side for side in size]
-    walk = _Walk(tuple(pointwise_layers))
-    image = _Field(tuple(_Axis(side, 1, (0,), (0,)) for side in size))
-    interpret(model, [image], walk)
+    walk = FieldWalk("receptive_field", pointwise_layers)
+    interpret(model, [image_field(size)], walk)
     return ReceptiveFields(size, walk.rows)
 
 
@@ -159,11 +158,25 @@ class _Field:
     sees_all: bool = False
 
 
-class _Walk:
-    """Follows the net and fills the table; `interpret` calls it."""
+def image_field(size):
+    """What the pixels of an image `(height, width)` see: themselves."""
+    return _Field(tuple(_Axis(side, 1, (0,), (0,)) for side in size))
 
-    def __init__(self, pointwise_layers):
-        self.pointwise_layers = pointwise_layers
+
+class FieldWalk:
+    """Follows what the layers of a net see, and makes the rows of the table.
+
+    `interpret` calls it, on what `image_field` returns. Each value has the `axes` of a map, with
+    their `stride`, or `None` where there is no map.
+
+    Args:
+        caller: Name of the function that errors are raised for.
+        pointwise_layers: Classes of further layers that treat each position by itself.
+    """
+
+    def __init__(self, caller, pointwise_layers):
+        self.caller = caller
+        self.pointwise_layers = tuple(pointwise_layers)
         self.rows = []
 
     def __call__(self, operation, args, kwargs):
@@ -179,19 +192,34 @@ class _Walk:
     def _field(self, operation, args, maps):
         axes = maps[0].axes
         if isinstance(operation, layers.UpSampling2D | layers.Conv2DTranspose):
-            return _Field(tuple(_upsampled(operation, axes[axis], axis) for axis in (0, 1)))
+            return _Field(tuple(self._upsampled(operation, axes[axis], axis) for axis in (0, 1)))
         what = role(operation, args, self.pointwise_layers)
         if isinstance(what, Window):
             return _Field(tuple(_slid(what, axes[axis], axis) for axis in (0, 1)))
         if what is Role.COLLAPSE:
             return _Field()
         if what is Role.UNKNOWN:
-            raise _refusal(operation, f"cannot be followed: {what.value}")
+            raise self._refusal(operation, f"cannot be followed: {what.value}")
         for other in maps[1:]:
             if any(a.stride != b.stride for a, b in zip(axes, other.axes, strict=True)):
-                raise _refusal(operation, "merges maps of different strides")
+                raise self._refusal(operation, "merges maps of different strides")
             axes = tuple(a.united(b) for a, b in zip(axes, other.axes, strict=True))
         return _Field(axes, sees_all=what is Role.WHOLE)
+
+    def _upsampled(self, layer, axis, which):
+        if isinstance(layer, layers.UpSampling2D):
+            if layer.interpolation not in ("nearest", "bilinear"):
+                raise self._refusal(layer, f"interpolates by {layer.interpolation!r}")
+            return _interpolated(axis, layer.size[which], layer.interpolation)
+        kernel, strides = layer.kernel_size[which], layer.strides[which]
+        is_plain = layer.output_padding is None and set(layer.dilation_rate) == {1}
+        if not is_plain or kernel < strides:
+            raise self._refusal(layer, "has output padding, dilation or gaps")
+        return _transposed(axis, kernel, strides, layer.padding)
+
+    def _refusal(self, operation, reason):
+        kind = type(operation).__name__
+        return ValueError(f"{self.caller}: the layer {operation.name!r}, {kind}, {reason}.")
 
 
 def _slid(window, axis, which):
@@ -205,29 +233,25 @@ def _slid(window, axis, which):
     return axis.read(window.output_size(axis.positions, which), reads, down=strides)
 
 
-def _upsampled(layer, axis, which):
-    if isinstance(layer, layers.UpSampling2D):
-        factor = layer.size[which]
-        if layer.interpolation == "nearest":
-            return axis.read(axis.positions * factor, lambda i: [i // factor], up=factor)
-        if layer.interpolation != "bilinear":
-            raise _refusal(layer, f"interpolates by {layer.interpolation!r}, which is not followed")
+def _interpolated(axis, factor, interpolation):
+    def reads(position):
+        if interpolation == "nearest":
+            return [position // factor]
+        # Between the neighbours of (position + 1/2) / factor - 1/2.
+        twice = 2 * position + 1 - factor
+        return [twice // (2 * factor), -(-twice // (2 * factor))]
 
-        def between(position):  # centre at (position + 1/2) / factor - 1/2
-            centre = 2 * position + 1 - factor
-            return [centre // (2 * factor), -(-centre // (2 * factor))]
+    return axis.read(axis.positions * factor, reads, up=factor)
 
-        return axis.read(axis.positions * factor, between, up=factor)
-    kernel, strides = layer.kernel_size[which], layer.strides[which]
-    if layer.output_padding is not None or set(layer.dilation_rate) != {1} or kernel < strides:
-        raise _refusal(layer, "has output padding, dilation or gaps, which are not followed")
-    is_same = layer.padding == "same"
-    cropped = (kernel - strides) // 2 if is_same else 0
-    positions = axis.positions * strides + (0 if is_same else kernel - strides)
+
+def _transposed(axis, kernel, strides, padding):
+    excess = kernel - strides
+    before, positions = 0, axis.positions * strides + excess
+    if padding == "same":
+        before, positions = excess // 2, axis.positions * strides
 
     def reads(position):
-        position += cropped
-        return [-((kernel - 1 - position) // strides), position // strides]
+        return [-((kernel - 1 - position - before) // strides), (position + before) // strides]
 
     return axis.read(positions, reads, up=strides)
 
@@ -236,26 +260,17 @@ def _row(operation, field):
     kind = type(operation).__name__
     if field.axes is None:
         return LayerField(operation.name, kind)
-    pairs = (
-        tuple(value(axis) for axis in field.axes)
-        for value in (
-            lambda axis: axis.positions,
-            lambda axis: axis.stride,
-            lambda axis: axis.size,
-            lambda axis: axis.first[0],
-        )
+    columns = zip(
+        *((axis.positions, axis.stride, axis.size, axis.first[0]) for axis in field.axes),
+        strict=True,
     )
-    return LayerField(operation.name, kind, *pairs, sees_all=field.sees_all)
+    return LayerField(operation.name, kind, *columns, sees_all=field.sees_all)
 
 
 def _cells(row):
     if row.map_size is None:
         return ("", "", "whole image", "")
     height, width = row.map_size
-    cells = [str(a) if a == b else f"{a} x {b}" for a, b in (row.stride, row.size, row.start)]
-    return (f"{height} x {width}", cells[0], cells[1] + " + all" * row.sees_all, cells[2])
-
-
-def _refusal(operation, reason):
-    kind = type(operation).__name__
-    return ValueError(f"receptive_field: the layer {operation.name!r}, {kind}, {reason}.")
+    pairs = (row.stride, row.size, row.start)
+    stride, size, start = (str(a) if a == b else f"{a} x {b}" for a, b in pairs)
+    return (f"{height} x {width}", stride, size + " + all" * row.sees_all, start)
