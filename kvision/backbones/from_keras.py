@@ -1,6 +1,5 @@
 """Any functional net as a backbone: its levels are found by their strides."""
 
-import dataclasses
 import re
 
 import keras
@@ -9,7 +8,7 @@ from keras import layers
 from kvision.backbones.atrous_layers import CropToSmallest2D
 from kvision.backbones.functional_graph import Copies, Window, followable, interpret, role
 from kvision.backbones.pixels import CONVENTIONS, normalize_pixels
-from kvision.backbones.receptive_field import FieldWalk, image_field
+from kvision.backbones.survey import Survey
 from kvision.backbones.to_atrous import to_atrous
 from kvision.layers import FeatureSpec
 
@@ -64,9 +63,8 @@ def from_keras(
             of pixels is not known.
     """
     model = followable("from_keras", model)
-    survey = _Survey(pointwise_layers)
-    interpret(model, [survey.image], survey)
-    found = survey.levels()
+    survey = Survey("from_keras", model, pointwise_layers=pointwise_layers)
+    found = _levels(survey)
     if missing := [level for level in levels or found if level not in found]:
         raise ValueError(
             f"from_keras: {model.name!r} has no level {missing[0]!r}; `levels` must be among "
@@ -121,78 +119,29 @@ class KerasBackbone(keras.Model):
         return model
 
 
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """One call of a layer: its field and the places of the calls whose outputs it takes."""
+def _levels(survey):
+    """Name of each level -> place of the call that gives it, finest first."""
+    found = {}
+    for place in survey.bottlenecks():
+        call = survey.calls[place]
+        stride, other = (axis.stride for axis in call.field.axes)
+        exponent = int(stride).bit_length() - 1
+        if stride != other or stride != 2**exponent:
+            continue
+        level = f"P{exponent}"
+        if _is_activation(call) or (place == survey.last_map and level not in found):
+            found[level] = place
+    return found
 
-    operation: object
-    args: tuple
-    field: object
-    sources: tuple
 
-
-class _Survey:
-    """Lists the calls of a net, to find its levels; `interpret` calls it."""
-
-    def __init__(self, pointwise_layers):
-        self.image = image_field((512, 512))
-        self.calls = [_Call(None, (), self.image, ())]
-        self._walk = FieldWalk("from_keras", pointwise_layers)
-        self._places = {id(self.image): 0}
-
-    def __call__(self, operation, args, kwargs):
-        leaves = keras.tree.flatten((args, kwargs))
-        sources = tuple(self._places[id(leaf)] for leaf in leaves if id(leaf) in self._places)
-        field = self._walk(operation, args, kwargs)
-        self._places[id(field)] = len(self.calls)
-        self.calls.append(_Call(operation, args, field, sources))
-        return field
-
-    def ancestors(self, *places):
-        """Places of the calls that the given ones need, and their own."""
-        found, pending = set(), list(places)
-        while pending:
-            place = pending.pop()
-            if place not in found:
-                found.add(place)
-                pending.extend(self.calls[place].sources)
-        return found
-
-    def levels(self):
-        """Name of each level -> place of the call that gives it, finest first."""
-        places = [place for place, call in enumerate(self.calls) if call.field.axes is not None]
-        last = places[-1]
-        found = {}
-        for place in self._bottlenecks(last):
-            call = self.calls[place]
-            stride, other = (axis.stride for axis in call.field.axes)
-            is_level = _is_activation(call) or (place == last and f"P{_log2(stride)}" not in found)
-            if stride == other and _log2(stride) is not None and is_level:
-                found[f"P{_log2(stride)}"] = place
-        return found
-
-    def _bottlenecks(self, last):
-        """Places that everything after them, up to the last, goes through, in order."""
-        places = sorted(self.ancestors(last))
-        furthest = dict.fromkeys(places, 0)  # the last place that takes what each gives
-        for place in places:
-            for source in self.calls[place].sources:
-                furthest[source] = place
-        passing = 0
-        for place in places:
-            if passing <= place and self.calls[place].field.axes is not None:
-                yield place
-            passing = max(passing, furthest[place])
-
-    def begins_by_rescaling(self):
-        """Whether the net brings pixels into a range of its own before the first window."""
-        for call in self.calls[1:]:
-            if isinstance(call.operation, layers.Rescaling | layers.Normalization):
-                return True
-            what = role(call.operation, call.args)
-            if isinstance(what, Window) and what.kernel != (1, 1):
-                return False
-        return False
+def _is_activation(call):
+    operation = call.operation
+    return (
+        len(call.sources) > 1
+        or isinstance(operation, _ACTIVATIONS)
+        or getattr(operation, "activation", None) not in (None, keras.activations.linear)
+        or type(operation).__name__ in _ACTIVATING_OPERATIONS
+    )
 
 
 class _Rebuild:
@@ -220,7 +169,7 @@ def _preprocessed(images, preprocessing, model_name, survey):
             for names, convention in _KERAS_APPLICATIONS.items()
             if re.fullmatch(names, model_name.lower())
         )
-        preprocessing = None if survey.begins_by_rescaling() else next(expected, "auto")
+        preprocessing = None if _begins_by_rescaling(survey) else next(expected, "auto")
     if preprocessing is None:
         return images
     if isinstance(preprocessing, str) and preprocessing in CONVENTIONS:
@@ -236,18 +185,12 @@ def _preprocessed(images, preprocessing, model_name, survey):
     return rescaling(images)
 
 
-def _is_activation(call):
-    operation = call.operation
-    activation = getattr(operation, "activation", None)
-    return (
-        len(call.sources) > 1
-        or isinstance(operation, _ACTIVATIONS)
-        or activation not in (None, keras.activations.linear)
-        or type(operation).__name__ in _ACTIVATING_OPERATIONS
-    )
-
-
-def _log2(stride):
-    """The number n of stride 2**n; `None` if the stride is no power of two."""
-    exponent = int(stride).bit_length() - 1
-    return exponent if exponent >= 0 and stride == 2**exponent else None
+def _begins_by_rescaling(survey):
+    """Whether the net brings pixels into a range of its own before the first window."""
+    for call in survey.calls[1:]:
+        if isinstance(call.operation, layers.Rescaling | layers.Normalization):
+            return True
+        what = role(call.operation, call.args)
+        if isinstance(what, Window) and what.kernel != (1, 1):
+            return False
+    return False
