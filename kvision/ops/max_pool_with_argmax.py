@@ -112,9 +112,7 @@ def _check(x):
             f"{_NAME}: `x` must be float16, bfloat16, float32 or float64. Received: {dtype}."
         )
     if None not in shape[1:3] and math.prod(shape[1:3]) > _MAX_INDEX:
-        raise ValueError(
-            f"{_NAME}: `x` must have fewer than 2^31 cells a map. Received: {shape}."
-        )
+        raise ValueError(f"{_NAME}: `x` must have fewer than 2^31 cells a map. Received: {shape}.")
 
 
 def _reference(x, pool_size, strides, windows):
@@ -174,7 +172,5 @@ def _native(x, pool_size, strides, windows):
 @native.gradient("max_pool_with_argmax", keeps=("argmax",))
 def _gradient(call, pooled_gradient):
     argmax = call.tensors["argmax"]
-    x_gradient = native.call(
-        "max_unpool", pooled_gradient, argmax, output_shape=call.shapes["x"]
-    )
+    x_gradient = native.call("max_unpool", pooled_gradient, argmax, output_shape=call.shapes["x"])
     return {"x": x_gradient}

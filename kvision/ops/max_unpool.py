@@ -97,9 +97,7 @@ class MaxUnpoolOperation(keras.Operation):
                     f"{_NAME}: `{name}` must have shape (batch, pooled_height, pooled_width, "
                     f"channels). Received: {tuple(tensor.shape)}."
                 )
-        if any(
-            None not in (a, b) and a != b for a, b in zip(x.shape, argmax.shape, strict=True)
-        ):
+        if any(None not in (a, b) and a != b for a, b in zip(x.shape, argmax.shape, strict=True)):
             raise ValueError(
                 f"{_NAME}: `argmax` must have the shape of `x`. "
                 f"Received: {tuple(argmax.shape)} and {tuple(x.shape)}."
@@ -160,4 +158,6 @@ def _gradient(call, output_gradient):
 def _second_gradient(call, x_gradient):
     argmax = call.tensors["argmax"]
     output_shape = call.shapes["output_gradient"]
-    return {"output_gradient": native.call("max_unpool", x_gradient, argmax, output_shape=output_shape)}
+    return {
+        "output_gradient": native.call("max_unpool", x_gradient, argmax, output_shape=output_shape)
+    }

@@ -60,9 +60,7 @@ def main():
         ):
             # Of values on one place PyTorch keeps any, so that it is asked where there are none.
             values = first(upstream).requires_grad_()
-            unpooled = functional.max_unpool2d(
-                values, argmax, pool_size, strides, output_size=size
-            )
+            unpooled = functional.max_unpool2d(values, argmax, pool_size, strides, output_size=size)
             back = rng.integers(-99, 99, last(unpooled).shape).astype("float32")
             unpooled.backward(first(back))
             arrays |= {
