@@ -154,7 +154,10 @@ RAW = RawOp(
     op="kvision_max_pool_with_argmax",
     inputs={"x": Input("batch height width channels"), **WINDOWS},
     # The number of windows is data.
-    outputs={"pooled": Output("batch ? ? channels"), "argmax": Output("batch ? ? channels", "int32")},
+    outputs={
+        "pooled": Output("batch ? ? channels"),
+        "argmax": Output("batch ? ? channels", "int32"),
+    },
     sizes={"height": 4, "width": 5},
     invalid=(
         Invalid({"x": np.ones((3, 4, 5), "float32")}, "`x` must have shape"),
@@ -171,7 +174,7 @@ RAW = RawOp(
         Invalid({"output_shape": np.array([3, 2, -2, 3])}, "no negative size", static=False),
         Invalid({"output_shape": np.array([3, 2, 2])}, "`output_shape` must have shape"),
     ),
-)  # fmt: skip
+)
 
 
 def kernels(inputs, arguments, output_gradients):

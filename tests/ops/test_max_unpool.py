@@ -16,7 +16,6 @@ from kvision.testing import (
     Output,
     RawOp,
     Variant,
-    draws,
     to_numpy,
     vjp,
 )
