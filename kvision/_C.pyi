@@ -211,6 +211,52 @@ def matrix_nms(
     count: how many there are.
     """
 
+def max_pool_with_argmax(
+    x: ArrayLike,
+    *,
+    pool_size: ArrayLike,
+    strides: ArrayLike,
+    offset: ArrayLike,
+    output_shape: ArrayLike,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray]:
+    """Max pooling that tells where each maximum was.
+
+    x: (batch, height, width, channels), fewer than 2^31 cells a map.
+    pool_size, strides: of the windows, as (height, width).
+    offset: where the first window begins, as (rows, columns) above and left of the map.
+    output_shape: (batch, output_height, output_width, channels).
+    pooled: the maximum of each window.
+    argmax: the cell y * width + x of each value, the first of the largest.
+    """
+
+def max_unpool(
+    x: ArrayLike,
+    argmax: ArrayLike,
+    *,
+    output_shape: ArrayLike,
+    num_threads: int = 0,
+) -> ndarray:
+    """Each value at the cell that it was the maximum of, zeros elsewhere.
+
+    x: (batch, output_height, output_width, channels).
+    argmax: of the shape of x, the cell y * width + x of each value, as max_pool_with_argmax tells it.
+    output_shape: (batch, height, width, channels), fewer than 2^31 cells a map.
+    output: values that fall on one cell are summed.
+    """
+
+def max_unpool_gradient(
+    output_gradient: ArrayLike,
+    argmax: ArrayLike,
+    *,
+    num_threads: int = 0,
+) -> ndarray:
+    """Gradient of max_unpool: the value of a map at each argmax.
+
+    output_gradient: (batch, height, width, channels).
+    argmax: (batch, output_height, output_width, channels), cells y * width + x of the map.
+    """
+
 def nms(
     boxes: ArrayLike,
     scores: ArrayLike,
