@@ -22,11 +22,10 @@ def convolved(x, kernel, rate=1, depthwise=False):
     """Keras' own layers, for the sake of independence."""
     size, _, channels, filters = kernel.shape
     shared = {"padding": "same", "dilation_rate": rate, "use_bias": False}
-    layer = (
-        layers.DepthwiseConv2D(size, **shared)
-        if depthwise
-        else layers.Conv2D(filters, size, **shared)
-    )
+    if depthwise:
+        layer = layers.DepthwiseConv2D(size, **shared)
+    else:
+        layer = layers.Conv2D(filters, size, **shared)
     layer.build((None, None, None, channels))
     layer.set_weights([ops.convert_to_numpy(kernel)])
     return layer(x)

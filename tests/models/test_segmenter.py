@@ -108,9 +108,8 @@ def test_predictions(images):
     predicted = model.predict(images, verbose=0)
     odds = np.exp(images.astype("float64") / 50)
     np.testing.assert_array_equal(predicted["labels"], images.argmax(-1))
-    np.testing.assert_allclose(
-        predicted["scores"], (odds / odds.sum(-1, keepdims=True)).max(-1), rtol=1e-5
-    )
+    scores = odds.max(-1) / odds.sum(-1)
+    np.testing.assert_allclose(predicted["scores"], scores, rtol=1e-5)
     assert predicted["labels"].dtype == "int32"
     assert predicted["scores"].dtype == "float32"
 
@@ -130,9 +129,7 @@ class TestRefusals:
         model = Pointwise()
         model.compile()
         labels[1, 0, 0] = 3
-        with pytest.raises(
-            ValueError, match=r"in 0\.\.2.*or 255 for pixels without.*Received: \[3\]"
-        ):
+        with pytest.raises(ValueError, match=r"in 0\.\.2.*or 255 for .*Received: \[3\]"):
             model.fit(images, labels, verbose=0)
         with pytest.raises(Exception, match=r"in 0\.\.2, as `num_classes` is 3"):
             model.evaluate(images, labels, verbose=0)
