@@ -74,10 +74,15 @@ def to_numpy(pyramid):
     return {name: keras.ops.convert_to_numpy(value) for name, value in pyramid.items()}
 
 
+def published(name, arguments, *counts):
+    deep = pytest.mark.conformance if name in ("ResNet101", "ResNet152") else ()
+    suffix = "".join(arguments.values())
+    return pytest.param(name, arguments, *counts, id=name + suffix, marks=deep)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "head", "trainable", "statistics", "side", "macs"),
-    PUBLISHED,
-    ids=[f"{name}{''.join(map(str, arguments.values()))}" for name, arguments, *_ in PUBLISHED],
+    [published(*row) for row in PUBLISHED],
 )
 def test_published_networks(name, arguments, head, trainable, statistics, side, macs):
     model = getattr(backbones, name)(**arguments)
@@ -115,15 +120,21 @@ def test_feature_specs_describe_the_output(family, output_stride):
         assert tuple(pyramid[level].shape) == (2, *sides, spec.channels)
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize(
+    ("family", "height", "width"),
+    [
+        ("vgg", 65, 98),
+        ("vgg_bn", 70, 97),
+        ("xception", 75, 107),  # The padding of even maps belongs to strides.
+        ("xception_aligned", 65, 98),
+        ("mobilenet_v2", 70, 97),
+        ("mobilenet_v2_same", 65, 97),  # Again no even maps.
+    ],
+)
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("odd", [True, False])
-def test_dilation_gives_the_strided_features_in_between(family, output_stride, odd):
+def test_dilation_gives_the_strided_features_in_between(family, height, width, output_stride):
     """A dilated network computes what the strided one computes, at more positions."""
-    if not odd and family in ("xception", "mobilenet_v2_same"):
-        pytest.skip("this padding of even maps belongs to strides")
-    height, width = (75, 107) if family == "xception" else (65, 97)
-    images = random_images(height - (not odd), width + (not odd))
+    images = random_images(height, width)
     strided = randomize(TINY[family]())
     dilated = TINY[family](output_stride=output_stride)
     dilated.set_weights(strided.get_weights())
@@ -176,22 +187,17 @@ def test_saving(tmp_path, family):
         )
 
 
-@pytest.mark.parametrize("family", TINY)
-def test_weights_learn_under_every_normalization(family):
-    """Gradients reach every kernel, through dilated pools too."""
-    normalization = "group" if family != "vgg" else None
-    model = TINY[family](
-        **({} if family == "vgg_bn" else {"normalization": normalization}), output_stride=8
-    )
+@pytest.mark.parametrize("family", ["vgg", "xception"])
+def test_gradients_pass_dilated_pooling(family):
+    model = TINY[family](output_stride=8)
     inputs = keras.Input((40, 40, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(model(inputs)["P5"])
     trainer = keras.Model(inputs, keras.layers.Dense(1)(pooled))
-    trainer.compile(keras.optimizers.Adam(1e-3), "mse")
-    before = [variable.numpy() for variable in model.trainable_variables]
+    trainer.compile(keras.optimizers.Adam(1e-3), "mse", run_eagerly=True)
+    kernel = model.get_layer("stage1_conv1").kernel
+    before = keras.ops.convert_to_numpy(kernel)
     trainer.fit(random_images(40, 40), np.ones(2), verbose=0)
-    for variable, value in zip(model.trainable_variables, before, strict=True):
-        if variable.name == "kernel":
-            assert not np.array_equal(keras.ops.convert_to_numpy(variable), value), variable.path
+    assert np.abs(keras.ops.convert_to_numpy(kernel) - before).min() > 0
 
 
 @pytest.mark.parametrize(

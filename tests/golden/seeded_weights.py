@@ -43,7 +43,7 @@ def seed_keras_weights(model):
 
 def _draw_keras(rng, layer, kind, shape):
     if kind in ("gamma", "moving_variance"):
-        ends_branch = kind == "gamma" and layer.endswith("_3_bn")
+        ends_branch = kind == "gamma" and layer.endswith(("_3_bn", "_project_BN"))
         return rng.uniform(0.5, 1.5, shape) * (0.2 if ends_branch else 1.0)
     if kind in ("beta", "moving_mean", "bias"):
         return rng.normal(0.0, 0.1, shape)
