@@ -35,6 +35,9 @@ INSTANCES = {
     "kvision.backbones.ResNet": lambda: kvision.backbones.ResNet(
         (1, 1, 1, 1), block="basic", widths=(8, 8, 16, 16), normalization="group"
     ),
+    "kvision.data.RandomScaledCrop": lambda: kvision.data.RandomScaledCrop(
+        30, 40, scale=(0.75, 1.5), fill_value=114.0, seed=3
+    ),
     "kvision.layers.BoxHead": lambda: kvision.layers.BoxHead(3, units=16),
     "kvision.layers.FPN": lambda: kvision.layers.FPN(SPECS, filters=8, num_extra_levels=2),
     "kvision.layers.FrozenBatchNormalization": lambda: kvision.layers.FrozenBatchNormalization(
