@@ -61,6 +61,9 @@ INSTANCES = {
     "kvision.layers.ASPP": lambda: kvision.layers.ASPP(
         8, dilation_rates=(2, 3), separable=True, image_pooling=False, dropout=0.2
     ),
+    "kvision.data.RandomScaledCrop": lambda: kvision.data.RandomScaledCrop(
+        30, 40, scale=(0.75, 1.5), fill_value=114.0, seed=3
+    ),
     "kvision.layers.BoxHead": lambda: kvision.layers.BoxHead(3, units=16),
     "kvision.layers.FPN": lambda: kvision.layers.FPN(SPECS, filters=8, num_extra_levels=2),
     "kvision.layers.FrozenBatchNormalization": lambda: kvision.layers.FrozenBatchNormalization(
