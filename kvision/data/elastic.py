@@ -69,7 +69,8 @@ def deform(values, displacements, backend, *, interpolation, fill_mode, fill_val
         """The values at whole numbers of rows and columns, wherever they are."""
         row, above = _within(row, height, fill_mode, xp)
         column, left = _within(column, width, fill_mode, xp)
-        place = backend.cast(row * width + column, "int32") + image * (height * width)
+        row, column = backend.cast(row, "int32"), backend.cast(column, "int32")
+        place = (image * height + row) * width + column
         inside = xp.logical_and(above, left)[..., None]
         return xp.where(inside, xp.take(flat, place, axis=0), fill_value)
 
