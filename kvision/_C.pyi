@@ -99,6 +99,43 @@ def border_weight_map(
 def build_info() -> dict[str, str]:
     """What the library was built with; empty where a part was left out."""
 
+def depthwise_atrous_pyramid_pooling(
+    x: ArrayLike,
+    kernels: ArrayLike,
+    biases: ArrayLike,
+    *,
+    kernel_sizes: ArrayLike,
+    dilation_rates: ArrayLike,
+    activation: str = "none",
+    num_threads: int = 0,
+) -> ndarray:
+    """Depthwise atrous convolutions of one input, side by side.
+
+    x: (images, height, width, channels).
+    kernels: those of all branches, (size, size, channels), one after the other.
+    biases: those of all branches, (channels,), one after the other.
+    kernel_sizes: the odd side of each branch's kernel.
+    dilation_rates: the distance of each branch's taps.
+    activation: "none" or "relu".
+    output: (images, height, width, num_branches * channels).
+    """
+
+def depthwise_atrous_pyramid_pooling_gradient(
+    output_gradient: ArrayLike,
+    output: ArrayLike,
+    x: ArrayLike,
+    kernels: ArrayLike,
+    *,
+    kernel_sizes: ArrayLike,
+    dilation_rates: ArrayLike,
+    activation: str = "none",
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray, ndarray]:
+    """Gradients of depthwise_atrous_pyramid_pooling with respect to its tensors.
+
+    output: what it gave, which tells where a ReLU let it pass.
+    """
+
 def elementwise_iou(
     boxes1: ArrayLike,
     boxes2: ArrayLike,
@@ -172,6 +209,52 @@ def matrix_nms(
     indices: boxes by descending decayed score, padded with -1.
     decayed_scores: their decayed scores, padded with 0.
     count: how many there are.
+    """
+
+def max_pool_with_argmax(
+    x: ArrayLike,
+    *,
+    pool_size: ArrayLike,
+    strides: ArrayLike,
+    offset: ArrayLike,
+    output_shape: ArrayLike,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray]:
+    """Max pooling that tells where each maximum was.
+
+    x: (batch, height, width, channels), fewer than 2^31 cells a map.
+    pool_size, strides: of the windows, as (height, width).
+    offset: where the first window begins, as (rows, columns) above and left of the map.
+    output_shape: (batch, output_height, output_width, channels).
+    pooled: the maximum of each window.
+    argmax: the cell y * width + x of each value, the first of the largest.
+    """
+
+def max_unpool(
+    x: ArrayLike,
+    argmax: ArrayLike,
+    *,
+    output_shape: ArrayLike,
+    num_threads: int = 0,
+) -> ndarray:
+    """Each value at the cell that it was the maximum of, zeros elsewhere.
+
+    x: (batch, output_height, output_width, channels).
+    argmax: of the shape of x, the cell y * width + x of each value, as max_pool_with_argmax tells it.
+    output_shape: (batch, height, width, channels), fewer than 2^31 cells a map.
+    output: values that fall on one cell are summed.
+    """
+
+def max_unpool_gradient(
+    output_gradient: ArrayLike,
+    argmax: ArrayLike,
+    *,
+    num_threads: int = 0,
+) -> ndarray:
+    """Gradient of max_unpool: the value of a map at each argmax.
+
+    output_gradient: (batch, height, width, channels).
+    argmax: (batch, output_height, output_width, channels), cells y * width + x of the map.
     """
 
 def nms(

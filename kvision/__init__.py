@@ -1,4 +1,4 @@
-"""Classification, segmentation and detection for Keras 3 on TensorFlow, JAX and PyTorch, on native ops."""
+"""Vision models for Keras 3 on TensorFlow, JAX and PyTorch, on native ops."""
 
 from kvision import (
     backbones,
@@ -13,6 +13,7 @@ from kvision import (
     visualization,
     weights,
 )
+from kvision.backbones import receptive_field
 from kvision.models.catalog import create, list_models
 from kvision.ops.native import load_ops
 from kvision.show_versions import show_versions
@@ -33,6 +34,7 @@ __all__ = [
     "metrics",
     "models",
     "ops",
+    "receptive_field",
     "show_versions",
     "visualization",
     "weights",

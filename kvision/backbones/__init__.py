@@ -1,7 +1,10 @@
 """Backbones: images to feature pyramids."""
 
 from kvision.backbones.backbone import Backbone
+from kvision.backbones.classify_densely import classify_densely, to_dense_classifier
+from kvision.backbones.from_keras import from_keras
 from kvision.backbones.mobilenet_v2 import MobileNetV2
+from kvision.backbones.receptive_field import receptive_field
 from kvision.backbones.resnet import (
     ResNet,
     ResNet18,
@@ -25,6 +28,11 @@ __all__ = [
     "ResNet34",
     "ResNet50",
     "ResNetTiny",
+    "classify_densely",
+    "from_keras",
+    "to_dense_classifier",
+    "receptive_field",
+    "to_atrous",
     "VGG",
     "VGG11",
     "VGG13",

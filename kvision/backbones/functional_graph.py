@@ -62,34 +62,36 @@ class Window:
         return (size + before + after - self.extent(axis)) // self.strides[axis] + 1
 
 
-def image_input(caller, model, image_size=None):
-    """A new input like the one of a model, of another image size where one is given.
+def followable(caller, model):
+    """A model of the same layers whose graph can be followed.
 
     Args:
         caller: Name of the function that errors are raised for.
-        model: The model.
-        image_size: `(height, width)`, `None` in it for any; by default the model's own.
+        model: A functional or sequential model of one image, which is returned itself, or a model
+            whose `call(images)` is made of layers and of `keras.ops`.
 
     Returns:
-        A `KerasTensor` `(None, H, W, C)`.
+        A functional or sequential `keras.Model`.
 
     Raises:
-        ValueError: If the model does not hold its graph, or its input is not one image.
+        ValueError: If there is no such graph, or the input is not one image.
     """
-    if not (isinstance(model, keras.Sequential) or _is_functional(model)):
-        raise ValueError(
-            f"{caller}: `model` must be a functional or sequential model, whose layers can be "
-            f"followed. Received: {type(model).__name__}."
-        )
+    if not isinstance(model, keras.Sequential) and not _is_functional(model):
+        images = keras.Input((None, None, 3), name="images")
+        try:
+            model = keras.Model(images, model.call(images), name=model.name)
+        except Exception as error:
+            raise ValueError(
+                f"{caller}: `model` must be a functional or sequential model, or one whose `call` "
+                f"is made of layers and of `keras.ops`. Received: {type(model).__name__}."
+            ) from error
     shapes = [tuple(tensor.shape) for tensor in model.inputs] if model.built else []
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise ValueError(
             f"{caller}: `model` must have one input (batch, height, width, channels). "
             f"Received: {shapes}."
         )
-    _, *size, channels = shapes[0]
-    size = size if image_size is None else image_size
-    return keras.Input((*size, channels), dtype=model.inputs[0].dtype, name="images")
+    return model
 
 
 def interpret(model, inputs, visit):
@@ -244,6 +246,8 @@ _POINTWISE_OPERATIONS = {
 _COLLAPSING = (
     layers.GlobalAveragePooling2D,
     layers.GlobalMaxPooling2D,
+    layers.AdaptiveAveragePooling2D,
+    layers.AdaptiveMaxPooling2D,
     layers.Flatten,
     layers.Reshape,
 )

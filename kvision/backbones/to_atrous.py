@@ -18,7 +18,7 @@ from kvision.backbones.atrous_layers import (
     AtrousPadding2D,
     CropToSmallest2D,
 )
-from kvision.backbones.functional_graph import Copies, Role, Window, image_input, interpret, role
+from kvision.backbones.functional_graph import Copies, Role, Window, followable, interpret, role
 
 _POOLING = {
     layers.MaxPooling2D: AtrousMaxPooling2D,
@@ -71,7 +71,8 @@ def to_atrous(
             f"to_atrous: `output_stride` must be a positive integer. Received: {output_stride!r}."
         )
     converter = _Converter(output_stride, full_size, tuple(pointwise_layers))
-    images = image_input("to_atrous", model, image_size)
+    model = followable("to_atrous", model)
+    images = input_like(model, image_size)
     outputs = interpret(model, [_Map(images, (1, 1), (1, 1))], converter)
     if not converter.dilates:
         raise ValueError(
@@ -85,6 +86,13 @@ def to_atrous(
     )
     converter.copies.copy_weights()
     return dense
+
+
+def input_like(model, image_size=None):
+    """A new input like a model's, of another image size where one is given."""
+    _, *size, channels = model.inputs[0].shape
+    size = size if image_size is None else image_size
+    return keras.Input((*size, channels), dtype=model.inputs[0].dtype, name="images")
 
 
 @dataclasses.dataclass(frozen=True)

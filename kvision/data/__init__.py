@@ -20,6 +20,7 @@ from kvision.data.digit_scenes import (
 )
 from kvision.data.label_code import IGNORE_LABEL, LabelCode
 from kvision.data.problems import Problem, ProblemReport
+from kvision.data.scaled_crop import RandomScaledCrop
 from kvision.data.segmentation_dataset import LabelledImage, SegmentationDataset, read_label_maps
 from kvision.data.voc import (
     VOC_CLASS_NAMES,
@@ -48,6 +49,7 @@ __all__ = [
     "LabelledImage",
     "Problem",
     "ProblemReport",
+    "RandomScaledCrop",
     "SegmentationDataset",
     "as_batches",
     "as_dataset",

@@ -39,7 +39,8 @@ def augment(layers, *, ignore_label=255, min_visibility=0.0):
     ``RandomPosterization``, ``RandomSaturation``, ``RandomSharpness``, ``Solarization``. Layers
     that move pixels: ``CenterCrop``, ``RandomCrop`` (one place for the whole batch),
     ``RandomElasticTransform`` (not with boxes, which cannot follow it), ``RandomFlip``,
-    ``RandomRotation``, ``RandomTranslation``, ``RandomZoom``. Any other layer is refused by name:
+    ``RandomRotation``, ``RandomTranslation``, ``RandomZoom``, and `RandomScaledCrop`, by which
+    segmenters are trained on windows of images of many scales. Any other layer is refused by name:
     ``CutMix`` and ``MixUp`` would mix targets.
 
     Masks take the nearest pixel. ``pixel_weights`` do so as well, and are 0 where an image was

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kvision.metrics.label_maps import read_label_maps
 from kvision.ops import native
 
 _CARRY = 2**20
@@ -140,22 +141,14 @@ class SegmentationMetrics(keras.metrics.Metric):
         Raises:
             ValueError: If shapes do not fit, or a label is no class.
         """
-        truth = ops.convert_to_tensor(y_true)
-        found = self._predicted_classes(ops.convert_to_tensor(y_pred))
-        self._check_sizes(truth, found)
+        num_classes, num_cells = self.num_classes, self.num_classes**2
+        truth, found, ignored, wrong = read_label_maps(
+            type(self).__name__, y_true, y_pred, num_classes, self.ignore_class
+        )
         if sample_weight is not None:
             sample_weight = _by_pixel(sample_weight, truth)
-        truth = ops.reshape(ops.cast(truth, "int32"), (-1,))
-        found = ops.reshape(found, (-1,))
-
-        num_classes, num_cells = self.num_classes, self.num_classes**2
-        ignored = ops.zeros_like(truth, "bool")
-        if self.ignore_class is not None:
-            ignored = truth == self.ignore_class
-        right = _within(truth, num_classes) & _within(found, num_classes)
-        cells = ops.where(right, truth * num_classes + found, num_cells)
-        cells = ops.where(ignored, num_cells + 1, cells)
-        self._raise_if_known(cells == num_cells, truth, found)
+        cells = ops.where(wrong, num_cells, truth * num_classes + found)
+        cells = ops.reshape(ops.where(ignored, num_cells + 1, cells), (-1,))
         self._add(_count(cells, num_cells + 2, sample_weight)[: num_cells + 1])
 
     def _add(self, counts):
@@ -165,44 +158,6 @@ class SegmentationMetrics(keras.metrics.Metric):
         carried = ops.floor(low / _CARRY)
         self._low.assign(low - carried * _CARRY)
         self._high.assign(self._high + ops.cast(high, "float32") + carried)
-
-    def _predicted_classes(self, y_pred):
-        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(y_pred.dtype)):
-            return ops.cast(y_pred, "int32")
-        if y_pred.shape[-1] == 1 and self.num_classes == 2:
-            return ops.cast(y_pred > 0, "int32")
-        if y_pred.shape[-1] != self.num_classes:
-            raise ValueError(
-                f"SegmentationMetrics: `y_pred` must have {self.num_classes} logits in its last "
-                f"axis, or hold integers. Received: shape {tuple(y_pred.shape)}, {y_pred.dtype}."
-            )
-        if keras.backend.backend() == "tensorflow" and not native.traced_for_xla():
-            return ops.top_k(y_pred, 1)[1]  # several times as fast as TensorFlow's argmax
-        return ops.argmax(y_pred, axis=-1)
-
-    def _check_sizes(self, truth, found):
-        shapes = [tuple(labels.shape) for labels in (truth, found)]
-        plain = [shape[:-1] if shape[-1:] == (1,) else shape for shape in shapes]
-        pairs = zip(*plain, strict=False)
-        if len(plain[0]) != len(plain[1]) or any(None not in p and p[0] != p[1] for p in pairs):
-            raise ValueError(
-                "SegmentationMetrics: `y_true` must have a label for each pixel of `y_pred`. "
-                f"Received: {shapes[0]} for {plain[1]}."
-            )
-
-    def _raise_if_known(self, wrong, truth, found):
-        try:
-            if not bool(ops.any(wrong)):
-                return
-        except TypeError:  # from every backend, of a tensor without a value: the code is compiled
-            return
-        wrong = ops.convert_to_numpy(wrong)
-        labels = [np.unique(ops.convert_to_numpy(x)[wrong])[:10].tolist() for x in (truth, found)]
-        raise ValueError(
-            f"SegmentationMetrics: labels must be in 0..{self.num_classes - 1}, those of `y_true` "
-            f"or `ignore_class`={self.ignore_class}. Received pixels with `y_true` {labels[0]} and "
-            f"`y_pred` {labels[1]}."
-        )
 
     def result(self):
         """Computes the metrics of what was added.
@@ -239,10 +194,6 @@ class SegmentationMetrics(keras.metrics.Metric):
             "per_class": self.per_class,
             "class_names": self.class_names,
         }
-
-
-def _within(labels, num_classes):
-    return ops.logical_and(labels >= 0, labels < num_classes)
 
 
 def _by_pixel(sample_weight, truth):

@@ -124,7 +124,7 @@ CATALOG = {
         "Sandler, Howard, Zhu, Zhmoginov and Chen, 2018",
         (3_504_872, 34_112),
         no_gradient={
-            "project_norm/beta": "a shift before a 1x1 convolution whose normalisation subtracts it",
+            "project_norm/beta": "a shift before a 1x1 convolution and its normalisation",
             "expand_norm/gamma": "a scale before ReLU and a depthwise convolution whose "
             "normalisation divides by it; what ReLU6 cuts off is all that feels it",
         },

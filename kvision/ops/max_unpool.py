@@ -156,8 +156,8 @@ def _gradient(call, output_gradient):
 
 @native.gradient("max_unpool_gradient", keeps=("argmax",))
 def _second_gradient(call, x_gradient):
-    argmax = call.tensors["argmax"]
-    output_shape = call.shapes["output_gradient"]
-    return {
-        "output_gradient": native.call("max_unpool", x_gradient, argmax, output_shape=output_shape)
-    }
+    shape = call.shapes["output_gradient"]
+    output_gradient = native.call(
+        "max_unpool", x_gradient, call.tensors["argmax"], output_shape=shape
+    )
+    return {"output_gradient": output_gradient}

@@ -13,7 +13,7 @@ def call_operation(operation_class, tensors, **arguments):
 
     Args:
         operation_class: A `keras.Operation`.
-        tensors: What its `call` takes: tensors, lists and dictionaries of them, `None`.
+        tensors: What its `call` takes: tensors, dictionaries and lists of them, `None`.
         **arguments: Of its constructor.
 
     Returns:
@@ -35,7 +35,7 @@ def _leaves(tensors):
     for tensor in tensors:
         if isinstance(tensor, dict):
             yield from tensor.values()
-        elif isinstance(tensor, list):
+        elif isinstance(tensor, list | tuple):
             yield from tensor
         else:
             yield tensor

@@ -61,6 +61,9 @@ INSTANCES = {
     "kvision.layers.ASPP": lambda: kvision.layers.ASPP(
         8, dilation_rates=(2, 3), separable=True, image_pooling=False, dropout=0.2
     ),
+    "kvision.data.RandomScaledCrop": lambda: kvision.data.RandomScaledCrop(
+        30, 40, scale=(0.75, 1.5), fill_value=114.0, seed=3
+    ),
     "kvision.layers.BoxHead": lambda: kvision.layers.BoxHead(3, units=16),
     "kvision.layers.FPN": lambda: kvision.layers.FPN(SPECS, filters=8, num_extra_levels=2),
     "kvision.layers.FrozenBatchNormalization": lambda: kvision.layers.FrozenBatchNormalization(
@@ -93,6 +96,9 @@ INSTANCES = {
     ),
     "kvision.losses.SoftF1": lambda: kvision.losses.SoftF1(per_image=True, ignore_class=11),
     "kvision.layers.RoIPool": lambda: kvision.layers.RoIPool((3, 4), spatial_scale=0.25),
+    "kvision.metrics.BoundaryFScore": lambda: kvision.metrics.BoundaryFScore(
+        2, tolerance=3, ignore_class=255, count_absent=False, per_class=True, class_names=["a", "b"]
+    ),
     "kvision.metrics.COCODetectionMetrics": lambda: kvision.metrics.COCODetectionMetrics(
         per_class=True, class_names=["a", "b"]
     ),

@@ -14,6 +14,7 @@ from keras import ops
 import kvision
 from kvision.models.catalog import CATALOG, create_small
 from kvision.testing.vjp import vjp
+from tests.contract.models_page import PAGE, rows
 
 _BATCH = 8
 _STEPS = 40
@@ -227,3 +228,11 @@ def test_overrides():
     assert model.name == "mobilenet_v2"
     assert model.num_classes == 3
     assert model.dropout == 0.2
+
+
+def test_the_page_of_the_models():
+    page = PAGE.read_text()
+    for lines in rows().values():
+        for line in lines:
+            assert line.removesuffix(" |") in page, "python -m tests.contract.models_page"
+    assert "✗" not in page

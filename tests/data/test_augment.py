@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.data import as_dataset, augment
+from kvision.data import RandomScaledCrop, as_dataset, augment
 from kvision.data.augment import _PIXEL_LAYERS
 
 L = keras.layers
@@ -48,6 +48,8 @@ GEOMETRIC = {
     "rotation": lambda: [L.RandomRotation(0.15, fill_mode="constant", fill_value=114, seed=1)],
     "crop": lambda: [L.RandomCrop(40, 50, seed=5)],
     "center crop": lambda: [L.CenterCrop(41, 96)],
+    "scaled crop": lambda: [RandomScaledCrop(60, 80, seed=5)],
+    "large scaled crop": lambda: [RandomScaledCrop(90, 100, (0.5, 1.5), seed=5)],
     "chain": lambda: [
         L.RandomFlip("horizontal", seed=1),
         L.RandomZoom(0.2, fill_mode="constant", seed=2),

@@ -137,6 +137,12 @@ def output_shape(rng, shape, sizes):
     return [sizes["batch"], sizes["height"] // 2, sizes["width"] // 2, sizes["channels"]]
 
 
+# JAX takes minutes to make an array of that size, though it is empty.
+TOO_MANY_CELLS = (
+    []
+    if keras.backend.backend() == "jax"
+    else [Invalid({"x": np.ones((2, 2**16, 2**15, 0))}, "fewer than 2.31 cells")]
+)
 WINDOWS = {
     "pool_size": Input("2", draws.constant([2, 2]), "int64", specials=(1, 3, 0, -1, 2**40)),
     "strides": Input("2", draws.constant([2, 2]), "int64", specials=(1, 3, 0, -1, 2**40)),
@@ -148,7 +154,10 @@ RAW = RawOp(
     op="kvision_max_pool_with_argmax",
     inputs={"x": Input("batch height width channels"), **WINDOWS},
     # The number of windows is data.
-    outputs={"pooled": Output("batch ? ? channels"), "argmax": Output("batch ? ? channels", "int32")},
+    outputs={
+        "pooled": Output("batch ? ? channels"),
+        "argmax": Output("batch ? ? channels", "int32"),
+    },
     sizes={"height": 4, "width": 5},
     invalid=(
         Invalid({"x": np.ones((3, 4, 5), "float32")}, "`x` must have shape"),
@@ -165,7 +174,7 @@ RAW = RawOp(
         Invalid({"output_shape": np.array([3, 2, -2, 3])}, "no negative size", static=False),
         Invalid({"output_shape": np.array([3, 2, 2])}, "`output_shape` must have shape"),
     ),
-)  # fmt: skip
+)
 
 
 def kernels(inputs, arguments, output_gradients):
@@ -227,7 +236,7 @@ class TestMaxPoolWithArgmax(OpTests):
             Invalid({"padding": "full"}, "`padding` must be one of"),
             Invalid({"x": np.ones((4, 4, 1))}, "`x` must have shape"),
             Invalid({"x": np.ones((2, 4, 4, 1), int)}, "`x` must be float16"),
-            Invalid({"x": np.ones((2, 2**16, 2**15, 0), "float32")}, "fewer than 2.31 cells"),
+            *TOO_MANY_CELLS,
         ),
         raw=(RAW,),
         kernels=kernels,
@@ -237,7 +246,6 @@ class TestMaxPoolWithArgmax(OpTests):
             "strides": (None, 1, (2, 3), 0),
             "padding": ("valid", "same", "full"),
         },
-        native_ops=("max_pool_with_argmax", "max_unpool"),
     )
 
 

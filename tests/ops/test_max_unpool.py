@@ -90,6 +90,12 @@ def output_shape(rng, shape, sizes):
     return [sizes[axis] for axis in ("batch", "height", "width", "channels")]
 
 
+# JAX takes minutes to make an array of that size, though it is empty.
+TOO_MANY_CELLS = (
+    []
+    if keras.backend.backend() == "jax"
+    else [Invalid({"output_size": np.ones((2, 2**16, 2**15, 0))}, "fewer than 2.31 cells")]
+)
 POOLED = "batch pooled_height pooled_width channels"
 ARGMAX = Input(POOLED, anywhere, "int32", specials=(0,))
 OFF = np.full((3, 3, 3, 3), 20, "int32")
@@ -171,17 +177,16 @@ class TestMaxUnpool(OpTests):
             Invalid({"x": np.ones((2, 3, 3, 2), int)}, "`x` must be float16"),
             Invalid({"argmax": np.zeros((3, 3, 2), "int32")}, "`argmax` must have shape"),
             Invalid({"argmax": np.zeros((2, 3, 2, 2), "int32")}, "`argmax` must have the shape"),
-            Invalid({"argmax": np.zeros((2, 3, 3, 2), "int64")}, "`argmax` must be int32"),
+            Invalid({"argmax": np.zeros((2, 3, 3, 2), "uint8")}, "`argmax` must be int32"),
             Invalid({"output_size": 5}, "`output_size` must be a pair"),
             Invalid({"output_size": (5, 6, 2)}, "`output_size` must be a pair"),
             Invalid({"output_size": (5, -6)}, "`output_size` must be a pair"),
-            Invalid({"output_size": (2**16, 2**15)}, "fewer than 2.31 cells"),
+            *TOO_MANY_CELLS,
             Invalid({"output_size": np.ones((5, 6), "float32")}, "`output_size` must be a pair"),
         ),
         raw=(RAW, RAW_GRADIENT),
         kernels=kernels,
         kernel_sizes={"pooled_height": 25, "pooled_width": 20, "channels": 151},
-        native_ops=("max_unpool",),
     )
 
 
