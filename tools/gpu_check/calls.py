@@ -59,13 +59,13 @@ def all_calls(small=False, seed=0):
     for calls in (
         _roi_align,
         _roi_pool,
+        _max_pool,
         _suppression,
         _decay,
         _match_boxes,
         _box_iou,
         _border_weight_map,
     ):
-    for calls in (_roi_align, _roi_pool, _max_pool, _suppression, _decay, _match_boxes, _box_iou):
         yield from calls(rng, small)
 
 
