@@ -1,21 +1,15 @@
 """One training step of Faster R-CNN ResNet-50-FPN, against torchvision's.
 
 Both sides start from the same weights (tests/golden/seeded_weights.py) and get the same images,
-boxes and settings; each runs in a process and an environment of its own, on the same processor
-cores, and steps in turn with the other, so that whatever else the machine does falls on both.
+boxes and settings. A variant is the normalisation of the backbone, frozen or trained.
 A step is forward pass, losses, gradients and an SGD step with momentum. Each side reports how
 many proposals and RoIs an image it really had.
 
     python benchmarks/train_step.py --peer PATH/TO/PYTHON/WITH/TORCHVISION
 """
 
-import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -24,9 +18,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks._steps import THREADS, main  # noqa: E402
 from tests.golden.seeded_weights import seeded_state_dict  # noqa: E402
 
-IMAGES, SIDE, BOXES, CLASSES, THREADS = 2, 320, 8, 90, 2
+IMAGES, SIDE, BOXES, CLASSES = 2, 320, 8, 90
 RPN_NMS_THRESHOLD = 0.9  # At it 2,000 proposals of random weights survive.
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9
 
@@ -49,7 +44,7 @@ def state_dict():
         return seeded_state_dict(json.loads(str(golden["shapes"])))
 
 
-def kvision_step(normalization, frozen_stages):
+def kvision_step(normalization):
     """Returns a function that takes one step, and the counts of an image."""
     import keras
     import tensorflow as tf
@@ -61,7 +56,7 @@ def kvision_step(normalization, frozen_stages):
     from kvision.ops import native
     from kvision.weights import load_torchvision
 
-    backbone = ResNet50(version="v1.5", normalization=normalization, frozen_stages=frozen_stages)
+    backbone = ResNet50(version="v1.5", normalization=normalization)
     model = FasterRCNN(backbone, CLASSES, rpn_nms_threshold=RPN_NMS_THRESHOLD)
     load_torchvision(model, state_dict())
     model.compile(keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM))
@@ -86,7 +81,7 @@ def kvision_step(normalization, frozen_stages):
     return lambda: float(model.train_on_batch(images, targets, return_dict=True)["loss"]), counts
 
 
-def torchvision_step(normalization, frozen_stages):
+def torchvision_step(normalization):
     """Returns a function that takes one step, and the counts of an image."""
     import torch
     from torchvision.models import resnet50
@@ -98,7 +93,7 @@ def torchvision_step(normalization, frozen_stages):
     norms = {"frozen_batch": FrozenBatchNorm2d, "batch": torch.nn.BatchNorm2d}
     body = resnet50(norm_layer=norms[normalization])
     model = FasterRCNN(
-        _resnet_fpn_extractor(body, 5 - frozen_stages),
+        _resnet_fpn_extractor(body, 5),
         CLASSES + 1,
         min_size=SIDE,
         max_size=SIDE,
@@ -139,94 +134,9 @@ def torchvision_step(normalization, frozen_stages):
     return step, counts
 
 
-def serve(step, counts):
-    """Warms up, announces the counts, then takes one step for every line on standard input."""
-    first_loss = step()
-    step()
-    print(json.dumps({**counts, "first_loss": round(first_loss, 4)}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        step()
-        print(time.perf_counter() - start, flush=True)
-
-
-class Side:
-    """One library's process."""
-
-    def __init__(self, python, name, options):
-        command = [python, __file__, "--side", name, *options]
-        environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.counts = self._read()
-
-    def step(self):
-        """Takes a step; returns its seconds."""
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
-        return self._read()
-
-    def close(self):
-        """Ends the process."""
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the process ended: {self.process.args}")
-        return json.loads(line)
-
-
-def compare(peer, rounds, normalization, frozen_stages):
-    """Steps both sides in turn and prints the medians and their ratio."""
-    options = ["--normalization", normalization, "--frozen-stages", str(frozen_stages)]
-    sides = {
-        "kvision": Side(sys.executable, "kvision", options),
-        "torchvision": Side(peer, "torchvision", options),
-    }
-    steps = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            steps[name].append(side.step())
-    print(f"normalization={normalization} frozen_stages={frozen_stages} rounds={rounds}")
-    medians = {}
-    for name, side in sides.items():
-        side.close()
-        seconds = sorted(steps[name])
-        medians[name] = statistics.median(seconds)
-        print(
-            f"  {name:12} median {medians[name]:.3f} s "
-            f"(fastest {seconds[0]:.3f}, slowest {seconds[-1]:.3f}), {json.dumps(side.counts)}"
-        )
-    print(f"  ratio {medians['kvision'] / medians['torchvision']:.3f}", flush=True)
-
-
-def main():
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", help="Python of an environment with torch and torchvision")
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--normalization", choices=("frozen_batch", "batch"))
-    parser.add_argument("--frozen-stages", type=int, default=0)
-    parser.add_argument("--side", choices=("kvision", "torchvision"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.side:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-        make_step = {"kvision": kvision_step, "torchvision": torchvision_step}[arguments.side]
-        serve(*make_step(arguments.normalization, arguments.frozen_stages))
-        return
-    if not arguments.peer:
-        parser.error("--peer is required")
-    chosen = arguments.normalization
-    for normalization in (chosen,) if chosen else ("frozen_batch", "batch"):
-        compare(arguments.peer, arguments.rounds, normalization, arguments.frozen_stages)
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        __doc__,
+        {"kvision": kvision_step, "torchvision": torchvision_step},
+        ("frozen_batch", "batch"),
+    )
