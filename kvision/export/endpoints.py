@@ -1,36 +1,37 @@
-"""What the signatures of an exported detector compute: an image in, detections in its own pixels.
+"""What the signatures of an exported model compute: images in, answers in their own pixels out.
 
 The functions run eagerly on the live model, and are traced into the SavedModel: the exporter
 compares the two.
 """
 
-from kvision.boxes.resize import resize_images, restore_boxes
+from kvision.boxes.resize import resize_images
+from kvision.export.answers import ANSWERS
 from kvision.export.requests import decode_image, looks_whole
 
 
 class Endpoints:
-    """A detector between a client's images and a client's boxes.
+    """A model between a client's images and a client's answers.
 
-    Every function returns ``{"boxes": (B, K, 4) float32, "scores": (B, K) float32,
-    "labels": (B, K) int32, "num_detections": (B,) int32}``. Boxes are xyxy in the pixels of each
-    image as the client sent it.
+    Every function but the last returns the outputs of the model's task, see
+    `kvision.export.answers`, in the pixels of each image as the client sent it.
 
     Args:
-        model: a `kvision.models.detection.Detector` with an ``image_size``; every image is resized
-            to it by the model's ``resize_policy``.
+        model: a `kvision.models.ImageModel` with an ``image_size``; every image is resized to it
+            by the model's ``resize_policy``.
     """
 
     def __init__(self, model):
         import tensorflow as tf
 
         self._model = model
+        self._answers = ANSWERS[model.task]
         self._image_size = model.image_size
         self._resize_policy = model.resize_policy
         self._blank = tf.io.encode_png(tf.zeros((1, 1, 3), "uint8"))
         self._class_names = [str(name) for name in model.class_names or range(model.num_classes)]
 
-    def detect(self, images):
-        """Detections in images of one size.
+    def predict(self, images):
+        """Answers for images of one size.
 
         Args:
             images: ``(B, H, W, 3)``, uint8 or float32 in 0..255.
@@ -41,12 +42,12 @@ class Endpoints:
         images = _never_empty(images, tf.zeros((1, *size, channels), images.dtype))
         sizes = tf.tile([size], [tf.shape(images)[0], 1])
         images = resize_images(images, self._image_size, self._resize_policy)
-        return _first(count, self._detect(images, sizes))
+        return _first(count, self._answer(images, sizes))
 
-    def detect_encoded(self, encoded_images):
-        """Detections in JPEG and PNG strings of any sizes.
+    def predict_encoded(self, encoded_images):
+        """Answers for JPEG and PNG strings of any sizes.
 
-        A string that is no whole JPEG or PNG gets ``num_detections`` -1 and no boxes.
+        A string that is no whole JPEG or PNG gets the outputs that are said for a damaged image.
 
         Args:
             encoded_images: string ``(B,)``.
@@ -56,14 +57,13 @@ class Endpoints:
         strings = _never_empty(encoded_images, self._blank[None])
         whole = looks_whole(strings)
         strings = tf.where(whole, strings, self._blank)
-        detections = self._detect(*self._load(strings))
-        nothing = {"boxes": 0.0, "scores": 0.0, "labels": -1, "num_detections": -1}
-        detections = {
-            name: tf.where(tf.reshape(whole, [-1] + [1] * (value.shape.rank - 1)), value, none)
-            for name, none in nothing.items()
-            for value in [detections[name]]
+        answers = self._answer(*self._load(strings))
+        answers = {
+            name: tf.where(tf.reshape(whole, [-1] + [1] * (value.shape.rank - 1)), value, nothing)
+            for name, nothing in self._answers.damaged.items()
+            for value in [answers[name]]
         }
-        return _first(tf.shape(encoded_images)[0], detections)
+        return _first(tf.shape(encoded_images)[0], answers)
 
     def class_names(self):
         """The name of each class: string ``(num_classes,)``, the number where it has no name."""
@@ -71,14 +71,12 @@ class Endpoints:
 
         return {"class_names": tf.constant(self._class_names)}
 
-    def _detect(self, images, sizes):
-        """Detections in images of the model's size, carried to the clients' sizes ``(B, 2)``."""
+    def _answer(self, images, sizes):
+        """Answers for images of the model's size, carried to the clients' sizes ``(B, 2)``."""
         import tensorflow as tf
 
         raw = self._model(tf.cast(images, "float32"), training=False)
-        detections = self._model.decode(raw)
-        boxes = restore_boxes(detections["boxes"], sizes, self._image_size, self._resize_policy)
-        return {**detections, "boxes": boxes}
+        return self._answers.answer(self._model, raw, sizes)
 
     def _load(self, strings):
         """Decoded images ``(B, *image_size, 3)`` and their own sizes ``(B, 2)``."""
@@ -105,6 +103,6 @@ def _never_empty(batch, spare):
     return tf.concat([batch, spare[: tf.maximum(1 - tf.shape(batch)[0], 0)]], axis=0)
 
 
-def _first(count, detections):
-    """The detections of the first images."""
-    return {name: value[:count] for name, value in detections.items()}
+def _first(count, answers):
+    """The answers for the first images."""
+    return {name: value[:count] for name, value in answers.items()}

@@ -1,4 +1,4 @@
-"""Write a detector as a SavedModel, and prove it before it stands at its path."""
+"""Write a model as a SavedModel, and prove it before it stands at its path."""
 
 import tempfile
 import warnings
@@ -9,11 +9,12 @@ import keras
 import numpy as np
 
 from kvision.export import parity
+from kvision.export.answers import ANSWERS
 from kvision.export.endpoints import Endpoints
 from kvision.ops import native
 
 _FORMS = ("native", "portable")
-_NEEDED = ("call", "decode", "image_size", "resize_policy", "class_names", "num_classes")
+_NEEDED = ("task", "decode", "image_size", "resize_policy", "class_names", "num_classes")
 _PYTHON_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 
 
@@ -22,38 +23,45 @@ class ExportReport(NamedTuple):
 
     Attributes:
         path: Where the SavedModel stands.
-        detections: How many detections were compared.
-        box_difference: The largest difference of a corner, in pixels.
-        score_difference: The largest difference of a score.
+        compared: How many detections, pixels or images were compared, by the model's task.
+        differences: The largest difference of each kind: of ``scores`` and, of a detector, of
+            the corners of ``boxes`` in pixels.
     """
 
     path: Path
-    detections: int
-    box_difference: float
-    score_difference: float
+    compared: int
+    differences: dict
 
 
 def saved_model(model, path, ops="native", *, overwrite=False, check_images=None, verbose=True):
-    """Export a detector as a SavedModel and compare it with the live model before returning.
+    """Export a model as a SavedModel and compare it with the live model before returning.
 
-    The SavedModel takes a client's images and gives boxes in each image's own pixels; the model's
+    The SavedModel takes a client's images and answers in each image's own pixels; the model's
     resize policy is part of the graph. Its signatures:
 
     * ``serving_default``: ``images`` uint8 ``(B, H, W, 3)``, any H and W;
     * ``float``: ``images`` float32 ``(B, H, W, 3)``, 0..255;
-    * ``encoded``: ``encoded_images`` string ``(B,)``, JPEG or PNG of any sizes; an image that is
-      damaged gets ``num_detections`` -1, the others are answered;
+    * ``encoded``: ``encoded_images`` string ``(B,)``, JPEG or PNG of any sizes; the others are
+      answered where one is damaged;
     * ``class_names``: no input; string ``(num_classes,)``.
 
-    All but the last give ``boxes (B, K, 4)`` float32, ``scores (B, K)`` float32, ``labels (B, K)``
-    int32 (-1 is padding) and ``num_detections (B,)`` int32.
+    All but the last give, for a
+
+    * detector: ``boxes (B, K, 4)`` float32, ``scores (B, K)`` float32, ``labels (B, K)`` int32
+      (-1 is padding) and ``num_detections (B,)`` int32, -1 for a damaged image;
+    * segmenter: ``labels (B, H, W)`` int32, ``scores (B, H, W)`` float32 and ``sizes (B, 2)``
+      int32. Where the images of a request have several sizes, H and W are the largest, and
+      ``labels`` beyond an image are -1. The size of a damaged image is (0, 0);
+    * classifier: ``labels (B,)`` int32, -1 for a damaged image, and ``scores (B, num_classes)``
+      float32.
 
     What was written is loaded in a fresh Python process, without kvision, and answers the same
-    requests as the live model: numbers and labels must be equal, boxes within 1e-3 pixel, scores
-    within 1e-5. Only then it takes its place at ``path``.
+    requests as the live model: boxes must be within 1e-3 pixel, scores within 1e-5, numbers and
+    labels equal (where two classes are equally probable, either may stand). Only then it takes its
+    place at ``path``.
 
     Args:
-        model: a `kvision.models.detection.Detector`, on Keras' TensorFlow backend.
+        model: a `kvision.models.ImageModel`, on Keras' TensorFlow backend.
         path: the directory to write, on a local file system.
         ops: ``"native"``: with kvision's own ops, which whoever loads the SavedModel must load
             first, under the TensorFlow version that they were built for; ``"portable"``: core
@@ -66,15 +74,14 @@ def saved_model(model, path, ops="native", *, overwrite=False, check_images=None
         verbose: whether to say what was written and compared.
 
     Returns:
-        `ExportReport`: path, number of detections compared, largest difference of a box side (in
-        pixels) and of a score.
+        `ExportReport`: path, how much was compared, largest differences.
 
     Raises:
         FileExistsError: something stands at ``path`` and may not be replaced.
         RuntimeError: Keras runs on another backend, the native ops cannot be loaded, the graph
             holds ops that would not run where it is served, or the SavedModel does not give the
-            live model's detections. ``path`` is as it was before.
-        TypeError: ``model`` is no detector.
+            live model's answers. ``path`` is as it was before.
+        TypeError: ``model`` is no such model.
         ValueError: an argument has no meaning, or the model has no ``image_size``.
     """
     _check_arguments(model, ops)
@@ -95,11 +102,11 @@ def saved_model(model, path, ops="native", *, overwrite=False, check_images=None
             _write(model, endpoints, draft)
         _check_ops(_op_names(draft), ops)
         served = parity.run_in_fresh_process(draft, requests, op_library)
-        report = ExportReport(path, *_compare(requests, live, served))
+        report = ExportReport(path, *_compare(ANSWERS[model.task], requests, live, served))
         if path.exists():
             path.rename(Path(workshop, "replaced"))
         draft.rename(path)
-    if not report.detections:
+    if not report.compared:
         warnings.warn(
             "saved_model: the model found nothing in the images of the comparison, so there were "
             "no detections to compare. Pass `check_images` in which it finds something.",
@@ -107,7 +114,7 @@ def saved_model(model, path, ops="native", *, overwrite=False, check_images=None
             stacklevel=2,
         )
     if verbose:
-        _tell(report, ops)
+        _tell(report, ANSWERS[model.task].counted, ops)
     return report
 
 
@@ -123,9 +130,13 @@ def _check_arguments(model, ops):
     missing = [name for name in _NEEDED if not hasattr(model, name)]
     if missing or not isinstance(model, keras.Model):
         raise TypeError(
-            "saved_model: `model` must be a detector: a keras.Model with "
+            "saved_model: `model` must be a kvision.models.ImageModel, or a keras.Model with "
             f"{', '.join(f'`{name}`' for name in _NEEDED)}. Received: {type(model).__name__}"
             + (f", without {', '.join(f'`{name}`' for name in missing)}." if missing else ".")
+        )
+    if model.task not in ANSWERS:
+        raise TypeError(
+            f"saved_model: `model.task` must be one of {sorted(ANSWERS)}. Received: {model.task!r}."
         )
     if model.image_size is None:
         raise ValueError(
@@ -162,7 +173,7 @@ def _check_images(images, image_size):
 def _answer(endpoints, name, value):
     import tensorflow as tf
 
-    function = endpoints.detect_encoded if name == "encoded" else endpoints.detect
+    function = endpoints.predict_encoded if name == "encoded" else endpoints.predict
     return {key: tensor.numpy() for key, tensor in function(tf.constant(value)).items()}
 
 
@@ -176,10 +187,10 @@ def _write(model, endpoints, path):
     module = tf.Module()
     module.model_variables = [variable.value for variable in model.variables]
     signatures = {
-        "serving_default": trace(endpoints.detect, tf.TensorSpec(pixels, "uint8", "images")),
-        "float": trace(endpoints.detect, tf.TensorSpec(pixels, "float32", "images")),
+        "serving_default": trace(endpoints.predict, tf.TensorSpec(pixels, "uint8", "images")),
+        "float": trace(endpoints.predict, tf.TensorSpec(pixels, "float32", "images")),
         "encoded": trace(
-            endpoints.detect_encoded, tf.TensorSpec((None,), "string", "encoded_images")
+            endpoints.predict_encoded, tf.TensorSpec((None,), "string", "encoded_images")
         ),
         "class_names": trace(endpoints.class_names),
     }
@@ -209,24 +220,28 @@ def _check_ops(op_names, ops):
         )
 
 
-def _compare(requests, live, served):
-    """Number of detections and the largest differences, over all requests."""
-    differences = [(0, 0.0, 0.0)]
+def _compare(answers, requests, live, served):
+    """How much was compared and the largest differences, over all requests."""
+    count, largest = 0, {}
     for (name, _), expected, received in zip(requests, live, served, strict=True):
         try:
-            differences.append(parity.largest_difference(expected, received))
+            compared, differences = answers.compare(expected, received)
         except ValueError as difference:
             raise RuntimeError(
-                "saved_model: the exported model does not give the live model's detections, so "
-                f"nothing was written. Signature `{name}`: {difference}."
+                f"saved_model: the exported model does not give the live model's "
+                f"{answers.counted}, so nothing was written. Signature `{name}`: {difference}."
             ) from None
-    counts, boxes, scores = zip(*differences, strict=True)
-    return sum(counts), max(boxes), max(scores)
+        count += compared
+        largest = {kind: max(largest.get(kind, 0.0), value) for kind, value in differences.items()}
+    return count, largest
 
 
-def _tell(report, ops):
+def _tell(report, counted, ops):
+    differences = ", ".join(
+        f"{kind} within {value:.1e}{' px' if kind == 'boxes' else ''}"
+        for kind, value in report.differences.items()
+    )
     print(
         f"Wrote {report.path} ({ops} ops). In a fresh process it gave the live model's "
-        f"{report.detections} detections: boxes within {report.box_difference:.1e} px, "
-        f"scores within {report.score_difference:.1e}."
+        f"{report.compared} {counted}: {differences}."
     )

@@ -1,4 +1,4 @@
-"""Does a written SavedModel give the live model's detections? Asked in a fresh process."""
+"""What a written SavedModel answers, asked in a fresh process."""
 
 import os
 import subprocess
@@ -8,16 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-BOX_TOLERANCE = 1e-3
-"""How far a box side may move, in pixels."""
-
-SCORE_TOLERANCE = 1e-5
-"""How far a score may move."""
-
 RELOAD = Path(__file__).with_name("reload.py")
 """The program of the fresh process; run by its path, since importing it would import kvision."""
-
-OUTPUTS = ("boxes", "scores", "labels", "num_detections")
 
 
 def make_requests(images):
@@ -90,54 +82,8 @@ def run_in_fresh_process(path, requests, op_library=None):
                 f"(exit code {process.returncode}):\n{process.stderr[-2000:].strip()}"
             )
         with np.load(answers) as replies:
-            return [{o: replies[f"{i} {o}"] for o in OUTPUTS} for i in range(len(requests))]
-
-
-def largest_difference(expected, received):
-    """Compare two batches of detections image by image.
-
-    Each detection is paired with one of the same label whose box and score lie within the
-    tolerances: two detections of almost equal score may stand in either order.
-
-    Args:
-        expected: detections dictionary of NumPy arrays.
-        received: the same from elsewhere.
-
-    Returns:
-        ``(number of detections, largest difference of a box side, of a score)``.
-
-    Raises:
-        ValueError: a number of detections differs, or a detection has no partner.
-    """
-    count, box_difference, score_difference = 0, 0.0, 0.0
-    numbers = [np.asarray(batch["num_detections"]).tolist() for batch in (expected, received)]
-    if numbers[0] != numbers[1]:
-        raise ValueError(f"num_detections are {numbers[1]} where {numbers[0]} were expected")
-    for item, number in enumerate(numbers[0]):
-        (boxes, scores, labels), (other_boxes, other_scores, other_labels) = (
-            [np.asarray(batch[name])[item, : max(number, 0)] for name in OUTPUTS[:3]]
-            for batch in (expected, received)
-        )
-        box_gaps = np.abs(boxes[:, None] - other_boxes[None]).max(axis=-1, initial=0)
-        score_gaps = np.abs(scores[:, None] - other_scores[None])
-        partners = (
-            (labels[:, None] == other_labels[None])
-            & (box_gaps <= BOX_TOLERANCE)
-            & (score_gaps <= SCORE_TOLERANCE)
-        )
-        for index in range(number):
-            candidates = np.flatnonzero(partners[index])
-            if not candidates.size:
-                raise ValueError(
-                    f"image {item}: no partner within {BOX_TOLERANCE:g} px and "
-                    f"{SCORE_TOLERANCE:g} for detection {index} (label {labels[index]}, "
-                    f"score {scores[index]:.9g}, box {boxes[index].tolist()}); "
-                    f"in its place stands label {other_labels[index]}, "
-                    f"score {other_scores[index]:.9g}, box {other_boxes[index].tolist()}"
-                )
-            partner = candidates[np.argmin(box_gaps[index, candidates])]
-            partners[:, partner] = False
-            box_difference = max(box_difference, float(box_gaps[index, partner]))
-            score_difference = max(score_difference, float(score_gaps[index, partner]))
-        count += max(number, 0)
-    return count, box_difference, score_difference
+            answers = [{} for _ in requests]
+            for key, value in replies.items():
+                number, output = key.split()
+                answers[int(number)][output] = value
+            return answers

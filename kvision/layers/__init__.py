@@ -1,5 +1,6 @@
 """Keras layers, one public class a file."""
 
+from kvision.layers.aspp import ASPP
 from kvision.layers.box_head import BoxHead
 from kvision.layers.feature_spec import FeatureSpec
 from kvision.layers.fpn import FPN
@@ -13,6 +14,7 @@ from kvision.layers.roi_pool import RoIPool
 from kvision.layers.rpn_head import RPNHead
 
 __all__ = [
+    "ASPP",
     "BoxHead",
     "FPN",
     "FeatureSpec",

@@ -1,5 +1,6 @@
 """Whole systems, one task a folder."""
 
-from kvision.models import detection
+from kvision.models import catalog, classification, detection, segmentation
+from kvision.models.image_model import ImageModel
 
-__all__ = ["detection"]
+__all__ = ["ImageModel", "catalog", "classification", "detection", "segmentation"]

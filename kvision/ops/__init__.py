@@ -4,8 +4,11 @@
 """
 
 from kvision.ops import native
+from kvision.ops.atrous_pyramid_pooling import atrous_pyramid_pooling
 from kvision.ops.batched_nms import batched_nms
+from kvision.ops.border_weight_map import border_weight_map
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
+from kvision.ops.depthwise_atrous_pyramid_pooling import depthwise_atrous_pyramid_pooling
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
 from kvision.ops.max_pool_with_argmax import max_pool_with_argmax
@@ -22,7 +25,10 @@ __all__ = [
     "IOU_KINDS",
     "NEGATIVE",
     "POSITIVE",
+    "atrous_pyramid_pooling",
     "batched_nms",
+    "border_weight_map",
+    "depthwise_atrous_pyramid_pooling",
     "elementwise_iou",
     "implementation_of",
     "match",
@@ -41,7 +47,10 @@ __all__ = [
 
 # The functions that have native kernels.
 NATIVE = (
+    "atrous_pyramid_pooling",
     "batched_nms",
+    "border_weight_map",
+    "depthwise_atrous_pyramid_pooling",
     "elementwise_iou",
     "match_boxes",
     "matrix_nms",

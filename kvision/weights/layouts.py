@@ -1,4 +1,4 @@
-"""From PyTorch's memory layouts to Keras'."""
+"""From the memory layouts of checkpoints, PyTorch's above all, to Keras'."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,11 +18,16 @@ class Layout(NamedTuple):
     convert: Callable[[np.ndarray], np.ndarray]
 
 
-VECTOR = Layout(lambda shape: shape, lambda array: array)
+SAME = Layout(lambda shape: shape, lambda array: array)
 
 CONVOLUTION = Layout(
     lambda shape: (shape[3], shape[2], shape[0], shape[1]),
     lambda array: array.transpose(2, 3, 1, 0),
+)
+
+DEPTHWISE_CONVOLUTION = Layout(
+    lambda shape: (shape[2], shape[3], shape[0], shape[1]),
+    lambda array: array.transpose(2, 3, 0, 1),
 )
 
 DENSE = Layout(lambda shape: shape[::-1], lambda array: array.T)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kvision import backbones
-from kvision.backbones import ResNet, ResNet18, ResNet50, ResNetTiny, resnet
+from kvision.backbones import ResNet, ResNet18, ResNet50, ResNetTiny, parts
 from kvision.layers import FeatureSpec
 from kvision.weights import load_torchvision
 from tests.golden.seeded_weights import seeded_state_dict
@@ -211,7 +211,7 @@ def test_networks_of_few_channels_learn():
 
 def test_few_channels_are_subsampled_as_many_are(monkeypatch):
     model = ResNet(**TINY)
-    monkeypatch.setattr(resnet, "_FEW_CHANNELS", 0)
+    monkeypatch.setattr(parts, "FEW_CHANNELS", 0)
     strided = ResNet(**TINY)
     assert [layer.name for layer in model.layers] == [layer.name for layer in strided.layers]
     strided.set_weights(model.get_weights())

@@ -1,13 +1,19 @@
-"""A detector small enough to export in a second, with the interface of `Detector`."""
+"""Models small enough to export in a second, one a task."""
 
 import keras
 import numpy as np
 import pytest
 
+from kvision.layers import FeatureSpec
+from kvision.models.classification import ImageClassifier
+from kvision.models.segmentation import Segmenter
+
 
 @keras.saving.register_keras_serializable("kvision_tests")
 class PatchDetector(keras.Model):
     """Finds bright, red or green patches: one candidate box a cell of 8 by 8 pixels."""
+
+    task = "detection"
 
     def __init__(self, image_size=(64, 80), resize_policy="letterbox", class_names=None, top=12):
         super().__init__()
@@ -66,6 +72,53 @@ def tf():
 def patch_detector():
     """The class: tests choose the image size and the policy."""
     return PatchDetector
+
+
+def _two_convolutions():
+    """A backbone of one level, of fixed weights."""
+    model = keras.Sequential(
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.Rescaling(1 / 128, -1),
+            keras.layers.Conv2D(8, 5, padding="same", activation="relu"),
+            keras.layers.Conv2D(6, 3, padding="same"),
+        ]
+    )
+    generator = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(generator.normal(0, 0.3, variable.shape))
+    return model
+
+
+@keras.saving.register_keras_serializable("kvision_tests")
+class PatchSegmenter(Segmenter):
+    """Gives each pixel one of six classes."""
+
+    def __init__(self, **kwargs):
+        super().__init__(num_classes=6, **kwargs)
+        self.features = _two_convolutions()
+
+    def call(self, images, training=None):
+        return self.features(images, training=training)
+
+
+@pytest.fixture(scope="session")
+def patch_segmenter():
+    """Makes one of a resize policy."""
+    return lambda policy="letterbox": PatchSegmenter(image_size=(64, 80), resize_policy=policy)
+
+
+@pytest.fixture(scope="session")
+def patch_classifier():
+    """Makes one."""
+
+    def make():
+        backbone = _two_convolutions()
+        backbone = keras.Model(backbone.inputs, {"P0": backbone.outputs[0]})
+        backbone.feature_specs = {"P0": FeatureSpec(6, 1)}
+        return ImageClassifier(backbone, 4, hidden_units=(5,), pool_size=2, image_size=(64, 80))
+
+    return make
 
 
 @pytest.fixture(scope="session")

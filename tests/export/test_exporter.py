@@ -2,8 +2,9 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.boxes.resize import resize_images, restore_boxes
-from kvision.export import endpoints, exporter, parity, saved_model
+from kvision.boxes.resize import resize_images, resized_size, restore_boxes
+from kvision.export import answers, endpoints, exporter, parity, saved_model
+from kvision.export.answers import ClassScores, Detections, LabelMaps
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +48,17 @@ def png(tf, image):
 
 
 def test_the_report_says_what_was_compared(exported):
-    assert exported.detections > 20
-    assert 0 <= exported.box_difference <= 1e-3
-    assert 0 <= exported.score_difference <= 1e-5
+    assert exported.compared > 20
+    assert 0 <= exported.differences["boxes"] <= 1e-3
+    assert 0 <= exported.differences["scores"] <= 1e-5
     assert sorted(entry.name for entry in exported.path.parent.iterdir()) == ["model"]
 
 
 def test_the_users_own_images_are_compared(detector, pictures, same_process, tmp_path, capsys):
     report = saved_model(detector, tmp_path / "model", "portable", check_images=pictures)
     alone = saved_model(detector, tmp_path / "other", "portable", check_images=pictures[:1])
-    assert report.detections > alone.detections
-    assert f"the live model's {alone.detections} detections" in capsys.readouterr().out
+    assert report.compared > alone.compared
+    assert f"the live model's {alone.compared} detections" in capsys.readouterr().out
 
 
 def test_a_comparison_of_nothing_is_told(patch_detector, same_process, tmp_path):
@@ -65,7 +66,7 @@ def test_a_comparison_of_nothing_is_told(patch_detector, same_process, tmp_path)
     model.set_weights([np.zeros_like(value) for value in model.get_weights()])  # all scores 0.5
     with pytest.warns(RuntimeWarning, match="no detections to compare.*`check_images`"):
         report = saved_model(model, tmp_path / "model", "portable", verbose=False)
-    assert report.detections == 0
+    assert report.compared == 0
     assert report.path.exists()
 
 
@@ -93,7 +94,7 @@ def test_class_names_can_be_read(signatures, patch_detector):
 def test_boxes_are_in_each_images_own_pixels(tf, patch_detector, pictures, policy):
     """Against the model called by hand on the reader's resized image."""
     model = patch_detector(image_size=(64, 80), resize_policy=policy)
-    served = endpoints.Endpoints(model).detect_encoded(tf.constant([png(tf, p) for p in pictures]))
+    served = endpoints.Endpoints(model).predict_encoded(tf.constant([png(tf, p) for p in pictures]))
     for item, picture in enumerate(pictures):
         image = resize_images(tf.constant(picture), (64, 80), policy)
         expected = model.decode(model(tf.cast(image, "float32")[None]))
@@ -109,25 +110,25 @@ def test_every_signature_gives_the_live_models_detections(tf, detector, signatur
     strings = tf.constant([png(tf, picture) for picture in pictures])
     count = 0
     for function, name, argument, value in [
-        (live.detect, "serving_default", "images", tf.constant(pictures[0][None])),
-        (live.detect, "float", "images", tf.constant(pictures[1][None], "float32")),
-        (live.detect_encoded, "encoded", "encoded_images", strings),
+        (live.predict, "serving_default", "images", tf.constant(pictures[0][None])),
+        (live.predict, "float", "images", tf.constant(pictures[1][None], "float32")),
+        (live.predict_encoded, "encoded", "encoded_images", strings),
     ]:
         expected = numpy_of(function(value))
         received = numpy_of(signatures[name](**{argument: value}))
-        count += parity.largest_difference(expected, received)[0]
+        count += Detections.compare(expected, received)[0]
     assert count > 20
 
 
 def test_an_image_of_the_models_size_is_answered_alike_by_every_signature(tf, signatures):
     image = np.random.default_rng(2).integers(0, 256, (64, 80, 3), "uint8")
-    answers = [
+    given = [
         signatures["serving_default"](images=tf.constant(image[None])),
         signatures["float"](images=tf.constant(image[None], "float32")),
         signatures["encoded"](encoded_images=tf.constant([png(tf, image)])),
     ]
-    for answer in answers[1:]:
-        parity.largest_difference(numpy_of(answers[0]), numpy_of(answer))
+    for answer in given[1:]:
+        Detections.compare(numpy_of(given[0]), numpy_of(answer))
 
 
 def test_damaged_items_get_minus_one_and_the_others_their_answer(tf, signatures, pictures):
@@ -153,7 +154,7 @@ def test_damaged_items_get_minus_one_and_the_others_their_answer(tf, signatures,
     assert not among["scores"][[0, 2, 4, 6]].any()
     assert not among["boxes"][[0, 2, 4, 6]].any()
     assert (alone["num_detections"] > 0).all()
-    for name in parity.OUTPUTS:
+    for name in Detections.damaged:
         np.testing.assert_allclose(among[name][[1, 3, 5]], alone[name], atol=1e-5)
 
 
@@ -167,9 +168,9 @@ def test_damage_between_the_markers_fails_the_request(tf, signatures, pictures):
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_batch_sizes(tf, detector, pictures, batch):
     live = endpoints.Endpoints(detector)
-    encoded = tf.function(live.detect_encoded, input_signature=[tf.TensorSpec((None,), "string")])
+    encoded = tf.function(live.predict_encoded, input_signature=[tf.TensorSpec((None,), "string")])
     detect = tf.function(
-        live.detect, input_signature=[tf.TensorSpec((None, None, None, 3), "uint8")]
+        live.predict, input_signature=[tf.TensorSpec((None, None, None, 3), "uint8")]
     )
     strings = [png(tf, picture) for picture in pictures[:batch]]
     for answer in (
@@ -215,7 +216,7 @@ class TestRefusals:
         target = tmp_path / "model"
         saved_model(detector, target, "portable", verbose=False)
         before = (target / "saved_model.pb").read_bytes()
-        monkeypatch.setattr(parity, "SCORE_TOLERANCE", -1.0)
+        monkeypatch.setattr(answers, "SCORE_TOLERANCE", -1.0)
         with pytest.raises(RuntimeError, match="nothing was written"):
             saved_model(detector, target, "portable", overwrite=True)
         assert (target / "saved_model.pb").read_bytes() == before
@@ -243,7 +244,9 @@ class TestRefusals:
     def test_arguments_without_meaning(self, tf, detector, tmp_path):
         with pytest.raises(ValueError, match="'native' or 'portable'.*'fast'"):
             saved_model(detector, tmp_path / "model", "fast")
-        with pytest.raises(TypeError, match="Received: Sequential, without `decode`, `image_size`"):
+        with pytest.raises(
+            TypeError, match="Received: Sequential, without `task`, `decode`, `image_size`"
+        ):
             saved_model(keras.Sequential(), tmp_path / "model")
 
     @pytest.mark.parametrize(
@@ -293,17 +296,17 @@ class TestComparison:
         }
 
     def test_equal_batches(self):
-        assert parity.largest_difference(self.batch(), self.batch()) == (3, 0.0, 0.0)
+        assert Detections.compare(self.batch(), self.batch()) == (3, {"boxes": 0.0, "scores": 0.0})
 
     def test_equal_scores_may_stand_in_either_order(self):
         swapped = {k: v[:, [0, 2, 1]] if v.ndim > 1 else v for k, v in self.batch().items()}
-        assert parity.largest_difference(self.batch(), swapped) == (3, 0.0, 0.0)
+        assert Detections.compare(self.batch(), swapped) == (3, {"boxes": 0.0, "scores": 0.0})
 
     def test_one_partner_serves_one_detection(self):
         twin = self.batch()
         twin["boxes"][0, 2] = twin["boxes"][0, 1]
         with pytest.raises(ValueError, match="no partner"):
-            parity.largest_difference(twin, self.batch())
+            Detections.compare(twin, self.batch())
 
     @pytest.mark.parametrize(
         ("changed", "said"),
@@ -317,8 +320,89 @@ class TestComparison:
     )
     def test_differences_are_told(self, changed, said):
         with pytest.raises(ValueError, match=said):
-            parity.largest_difference(self.batch(), self.batch(**changed))
+            Detections.compare(self.batch(), self.batch(**changed))
 
     def test_damaged_items_compare_equal(self):
         damaged = self.batch(number=-1)
-        assert parity.largest_difference(damaged, damaged) == (0, 0.0, 0.0)
+        assert Detections.compare(damaged, damaged) == (0, {"boxes": 0.0, "scores": 0.0})
+
+
+class TestLabelMaps:
+    """Against the definition: the model's logits, cut to the picture, resized to it."""
+
+    @pytest.mark.parametrize("policy", ["letterbox", "stretch"])
+    def test_labels_are_in_each_images_own_pixels(self, tf, patch_segmenter, pictures, policy):
+        model = patch_segmenter(policy)
+        strings = [png(tf, pictures[0]), b"no image", *(png(tf, p) for p in pictures[1:])]
+        served = endpoints.Endpoints(model).predict_encoded(tf.constant(strings))
+        sizes = [pictures[0].shape[:2], (0, 0), *(p.shape[:2] for p in pictures[1:])]
+        np.testing.assert_array_equal(served["sizes"], sizes)
+        assert served["labels"].shape == (4, 120, 131)
+        found = set()
+        for item, picture in zip((0, 2, 3), pictures, strict=True):
+            height, width = picture.shape[:2]
+            inside = resized_size(np.array([height, width]), (64, 80), policy)
+            image = resize_images(tf.constant(picture), (64, 80), policy)
+            logits = model(tf.cast(image, "float32")[None])[:, : inside[0], : inside[1]]
+            logits = tf.image.resize(logits, (height, width))[0].numpy()
+            labels = served["labels"][item].numpy()
+            np.testing.assert_array_equal(labels[:height, :width], logits.argmax(-1))
+            assert (labels[height:] == -1).all()
+            assert (labels[:, width:] == -1).all()
+            odds = np.exp(logits - logits.max(-1, keepdims=True))
+            scores = served["scores"][item].numpy()
+            np.testing.assert_allclose(scores[:height, :width], 1 / odds.sum(-1), atol=1e-6)
+            found |= set(logits.argmax(-1).ravel())
+        assert len(found) > 1
+        assert (served["labels"][1].numpy() == -1).all()
+        assert not served["scores"][1].numpy().any()
+
+    @pytest.mark.parametrize("batch", [0, 1, 3])
+    def test_batch_sizes(self, tf, patch_segmenter, batch):
+        answer = endpoints.Endpoints(patch_segmenter()).predict(
+            tf.zeros((batch, 40, 56, 3), "uint8")
+        )
+        assert answer["labels"].shape == (batch, 40, 56)
+        assert answer["sizes"].shape == (batch, 2)
+
+    def test_it_is_exported(self, patch_segmenter, tmp_path, capsys):
+        report = saved_model(patch_segmenter(), tmp_path / "model", "portable")
+        assert report.compared > 64 * 80
+        assert 0 <= report.differences["scores"] <= 1e-5
+        assert "pixels: scores within" in capsys.readouterr().out
+
+    def test_differences_are_told(self):
+        one = {"labels": np.zeros((1, 8, 8), "int32"), "scores": np.full((1, 8, 8), 0.7)}
+        assert LabelMaps.compare(one, one) == (64, {"scores": 0.0})
+        with pytest.raises(ValueError, match="100.00% of the pixels have another label"):
+            LabelMaps.compare(one, {**one, "labels": one["labels"] + 1})
+        with pytest.raises(ValueError, match="scores differ by up to 0.1"):
+            LabelMaps.compare(one, {**one, "scores": one["scores"] + 0.1})
+        with pytest.raises(ValueError, match=r"shape \(1, 4, 8\) where \(1, 8, 8\)"):
+            LabelMaps.compare(one, {**one, "labels": one["labels"][:, :4]})
+
+
+class TestClassScores:
+    def test_a_classifier_is_exported(self, tf, patch_classifier, pictures, tmp_path):
+        report = saved_model(patch_classifier(), tmp_path / "model", "portable")
+        assert report.compared == 5  # one image, one, and two whole ones beside a damaged one
+        signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
+        strings = [png(tf, pictures[0]), b"no image"]
+        answer = numpy_of(signatures["encoded"](encoded_images=tf.constant(strings)))
+        assert answer["labels"].shape == (2,)
+        assert answer["labels"][1] == -1
+        np.testing.assert_allclose(answer["scores"].sum(-1), [1, 0], atol=1e-6)
+
+    def test_differences_are_told(self):
+        one = {"labels": np.array([0, 1]), "scores": np.array([[0.9, 0.1], [0.5, 0.5]])}
+        assert ClassScores.compare(one, {**one, "labels": np.array([0, 0])})[0] == 2
+        with pytest.raises(ValueError, match="image 0 is 1 where 0 was expected"):
+            ClassScores.compare(one, {**one, "labels": np.array([1, 1])})
+        with pytest.raises(ValueError, match="image 0 is -1 where 0"):
+            ClassScores.compare(one, {**one, "labels": np.array([-1, 1])})
+
+
+def test_a_task_that_nobody_knows(tf, patch_detector, monkeypatch, tmp_path):
+    monkeypatch.setattr(patch_detector, "task", "captioning")
+    with pytest.raises(TypeError, match="one of .*'detection'.*Received: 'captioning'"):
+        saved_model(patch_detector(), tmp_path / "model", "portable")

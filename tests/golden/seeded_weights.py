@@ -33,6 +33,24 @@ def seeded_state_dict(shapes):
     }
 
 
+def seed_keras_weights(model):
+    """Gives weights of the same kind to a model of keras.applications, by its layers' names."""
+    for layer in model.layers:
+        for variable in layer.weights:
+            rng = np.random.default_rng(zlib.crc32(f"{layer.name}/{variable.name}".encode()))
+            variable.assign(_draw_keras(rng, layer.name, variable.name, tuple(variable.shape)))
+
+
+def _draw_keras(rng, layer, kind, shape):
+    if kind in ("gamma", "moving_variance"):
+        ends_branch = kind == "gamma" and layer.endswith(("_3_bn", "_project_BN"))
+        return rng.uniform(0.5, 1.5, shape) * (0.2 if ends_branch else 1.0)
+    if kind in ("beta", "moving_mean", "bias"):
+        return rng.normal(0.0, 0.1, shape)
+    fan_in = np.prod(shape[:2]) if shape[-1] == 1 else np.prod(shape[:-1])
+    return rng.normal(0.0, np.sqrt(2.0 / fan_in), shape)
+
+
 def _draw(name, shape, names):
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     module, kind = name.rsplit(".", 1)
@@ -46,7 +64,8 @@ def _draw(name, shape, names):
         limit = np.sqrt(3.0 / np.prod(shape[1:]))
         array = rng.uniform(-limit, limit, shape)
     elif len(shape) == 4:
-        array = rng.normal(0.0, np.sqrt(2.0 / (shape[0] * shape[2] * shape[3])), shape)
+        fan_out = (1 if shape[1] == 1 else shape[0]) * shape[2] * shape[3]  # 1 if depthwise
+        array = rng.normal(0.0, np.sqrt(2.0 / fan_out), shape)
     else:
         fan_in = names[f"{module}.weight"][1]
         array = rng.uniform(-1.0, 1.0, shape) / np.sqrt(fan_in)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import kvision
-from kvision.export import endpoints, parity, saved_model
+from kvision.export import endpoints, saved_model
+from kvision.export.answers import Detections
 from kvision.ops import native
 
 FOLDER = Path(__file__).parents[2] / "examples" / "serve_c"
@@ -70,7 +71,7 @@ def served(request, detector, tmp_path_factory):
             pytest.skip(str(error))
     path = tmp_path_factory.mktemp(request.param) / "model"
     report = saved_model(detector, path, request.param, verbose=False)
-    assert report.detections > 20
+    assert report.compared > 20
     return path, [native.library_path()] if request.param == "native" else []
 
 
@@ -110,9 +111,9 @@ def test_it_prints_the_live_models_detections(serve, detector, served, picture):
     process = run(serve, path, picture, *libraries)
     assert process.returncode == 0, process.stderr
     detections, names = read_lines(process.stdout)
-    live = endpoints.Endpoints(detector).detect_encoded(tf.constant([picture.read_bytes()]))
+    live = endpoints.Endpoints(detector).predict_encoded(tf.constant([picture.read_bytes()]))
     live = {name: value.numpy() for name, value in live.items()}
-    count, _, _ = parity.largest_difference(live, detections)
+    count, _ = Detections.compare(live, detections)
     assert count > 5
     assert names == [CLASS_NAMES[label] for label in detections["labels"][0]]
 
@@ -137,7 +138,7 @@ def test_damaged_strings_leave_the_good_ones_their_answers(served, picture):
     alone = encoded(encoded_images=tf.constant([good, jpeg]))
     among = encoded(encoded_images=tf.constant(strings))
     assert among["num_detections"].numpy()[[0, 2, 3, 5]].tolist() == [-1] * 4
-    count, _, _ = parity.largest_difference(
+    count, _ = Detections.compare(
         {name: value.numpy() for name, value in alone.items()},
         {name: value.numpy()[[1, 4]] for name, value in among.items()},
     )

@@ -6,13 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.backbones import ResNet, ResNet18, ResNet50
+from kvision.backbones import VGG, MobileNetV2, ResNet, ResNet18, ResNet50
+from kvision.models.classification import ImageClassifier
 from kvision.models.detection import FasterRCNN
 from kvision.weights import WeightsMismatchError, load_torchvision
 from kvision.weights.layouts import dense_after_flatten
 from tests.golden.seeded_weights import seeded_state_dict
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "resnet.npz")
+CLASSIFIERS = np.load(Path(__file__).parents[1] / "golden" / "classifiers.npz")
 DETECTOR_SHAPES = json.loads(
     str(np.load(Path(__file__).parents[1] / "golden" / "fasterrcnn.npz")["shapes"])
 )
@@ -91,8 +93,21 @@ def test_refuses_models_torchvision_does_not_have():
         load_torchvision(ResNet(**tiny), {})
     with pytest.raises(ValueError, match="group"):
         load_torchvision(ResNet(**tiny, version="v1.5", normalization="group"), {})
+    with pytest.raises(ValueError, match='padding="symmetric"'):
+        load_torchvision(MobileNetV2(alpha=0.1, padding="same"), {})
+    with pytest.raises(ValueError, match="normalize_pixels=True"):
+        load_torchvision(VGG((1, 1, 1, 1, 1), widths=(4,) * 5, normalize_pixels="caffe"), {})
     with pytest.raises(ValueError, match="Received: Dense"):
         load_torchvision(keras.layers.Dense(1), {})
+    with pytest.raises(ValueError, match=r"hidden_units=\(8,\)"):
+        load_torchvision(ImageClassifier(MobileNetV2(alpha=0.1), 3, hidden_units=(8,)), {})
+
+
+def test_a_backbone_leaves_the_classifier():
+    shapes = json.loads(str(CLASSIFIERS["mobilenet_v2/shapes"]))
+    report = load_torchvision(MobileNetV2(), seeded_state_dict(shapes))
+    assert report.complete
+    assert report.unused == ("classifier.1.weight", "classifier.1.bias")
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,10 @@ import inspect
 import keras
 from keras import ops
 
-from kvision.boxes.resize import check_resize
-from kvision.layers.freezing import frozen_layers, make_frozen
 from kvision.metrics import COCODetectionMetrics
-from kvision.models.detection.data_checks import check_images, check_targets
+from kvision.models.data_checks import check_images
 from kvision.models.detection.evaluated_model import EvaluatedModel
+from kvision.models.detection.target_checks import check_targets
 
 
 class Detector(EvaluatedModel):
@@ -38,48 +37,15 @@ class Detector(EvaluatedModel):
     Layers that are frozen (`trainable = False`) when the model is saved are so when it is loaded.
 
     Args:
-        num_classes: Number of object classes; labels run from 0 to `num_classes - 1`, all of them
-            real classes.
-        class_names: Names of the classes, in the order of the labels. `None` if unnamed.
-        image_size: `(height, width)` in pixels that served images are resized to, or one integer
-            for both. `None`: it cannot be exported until `image_size` is set.
-        resize_policy: `"letterbox"` or `"stretch"`, see `kvision.boxes.resize`: how the images
-            given were made from the original images, and how served images are resized.
-        **kwargs: Arguments of `keras.Model`, such as `name` and `dtype`.
-
-    Raises:
-        ValueError: If the number of class names is not `num_classes`, or an argument is outside
-            its range.
+        **kwargs: Arguments of `kvision.models.ImageModel`; all `num_classes` are real classes, no
+            background among them.
     """
 
+    task = "detection"
     loss_names = ()
 
-    def __init__(
-        self,
-        *,
-        num_classes,
-        class_names=None,
-        image_size=None,
-        resize_policy="letterbox",
-        **kwargs,
-    ):
-        super().__init__(autocast=False, **kwargs)  # or pixels and boxes lose bits
-        name = type(self).__name__
-        if num_classes < 1:
-            raise ValueError(f"{name}: `num_classes` must be at least 1. Received: {num_classes}.")
-        if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(
-                f"{name}: `class_names` must name all {num_classes} classes. "
-                f"Received: {len(class_names)} names."
-            )
-        if isinstance(image_size, int):
-            image_size = (image_size, image_size)
-        image_size_or_any = (1, 1) if image_size is None else image_size
-        check_resize(name, image_size_or_any, resize_policy)
-        self.num_classes = int(num_classes)
-        self.class_names = None if class_names is None else list(class_names)
-        self.image_size = None if image_size is None else tuple(int(side) for side in image_size)
-        self.resize_policy = resize_policy
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
         self.loss_trackers = [keras.metrics.Mean(name=loss) for loss in self.loss_names]
 
     def __call__(self, images, *args, **kwargs):
@@ -114,17 +80,6 @@ class Detector(EvaluatedModel):
 
         Returns:
             `{name: scalar}` with the keys of `loss_names`.
-        """
-        raise NotImplementedError
-
-    def decode(self, raw):
-        """Returns the padded detections, in the pixels of the images given.
-
-        Args:
-            raw: What `call` returned.
-
-        Returns:
-            Dictionary of `boxes`, `scores`, `labels` and `num_detections`.
         """
         raise NotImplementedError
 
@@ -176,7 +131,6 @@ class Detector(EvaluatedModel):
                     f"sequence of them. Received: {one!r}."
                 )
         self._evaluators = tuple(evaluator)
-        self._jit_compile_asked = jit_compile
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Returns the sum of the loss parts and of the layers' own losses.
@@ -341,29 +295,6 @@ class Detector(EvaluatedModel):
             "means over sampled anchors and regions, not over images or classes."
         )
 
-    def export(self, path, format="tf_saved_model", **kwargs):
-        """Writes a SavedModel, see `kvision.export.saved_model`.
-
-        Args:
-            path: Folder to write.
-            format: `"tf_saved_model"`.
-            **kwargs: Arguments of `kvision.export.saved_model`.
-
-        Returns:
-            What `kvision.export.saved_model` returns.
-
-        Raises:
-            ValueError: If another format is asked for.
-        """
-        from kvision.export import saved_model
-
-        if format != "tf_saved_model":
-            raise ValueError(
-                f"{type(self).__name__}: `export` writes format='tf_saved_model' only. "
-                f"Received: {format!r}."
-            )
-        return saved_model(self, path, **kwargs)
-
     def get_compile_config(self):
         """Returns the serialised arguments of `compile`.
 
@@ -373,53 +304,10 @@ class Detector(EvaluatedModel):
         config = super().get_compile_config()
         if not config:
             return config
-        for unused in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+        for unused in ("loss_weights", "weighted_metrics"):
             del config[unused]
-        optimizer = config["optimizer"]
-        if optimizer["module"].startswith("keras.src.backend."):
-            # PyTorch's variant of an optimizer of Keras', which no other backend can import.
-            config["optimizer"] = {**optimizer, "module": "keras.optimizers"}
         evaluators = [keras.saving.serialize_keras_object(e) for e in self._evaluators]
-        # Keras keeps what "auto" came to here, which on another backend may come to something else.
-        return {**config, "jit_compile": self._jit_compile_asked, "evaluator": evaluators}
-
-    def compile_from_config(self, config):
-        """Compiles the model as it was compiled when it was saved.
-
-        Args:
-            config: What `get_compile_config` returned.
-        """
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
-
-    def get_config(self):
-        """Returns the constructor arguments of this base class, and which layers are frozen.
-
-        Returns:
-            A dictionary that subclasses extend with their own arguments.
-        """
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
-            "image_size": self.image_size,
-            "resize_policy": self.resize_policy,
-            "frozen_layers": frozen_layers(self),
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Makes a model of what `get_config` returned.
-
-        Args:
-            config: The dictionary.
-            custom_objects: Names and classes of unregistered custom objects.
-
-        Returns:
-            A model of this class, in which the same layers are frozen.
-        """
-        return make_frozen(cls, config)
+        return {**config, "evaluator": evaluators}
 
 
 def _num_replicas():

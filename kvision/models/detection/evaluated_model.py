@@ -3,11 +3,13 @@
 import keras
 from keras import ops
 
+from kvision.models.image_model import ImageModel
 
-class EvaluatedModel(keras.Model):
-    """A `keras.Model` whose `evaluate` hands every decoded batch to evaluators.
 
-    A subclass has `decode(raw)` and `resize_policy`, and sets `_evaluators`. Keras' callbacks never
+class EvaluatedModel(ImageModel):
+    """An `ImageModel` whose `evaluate` hands every decoded batch to evaluators.
+
+    A subclass sets `_evaluators`. Keras' callbacks never
     see predictions, and what a test step returns is averaged over replicas; so the test step here
     returns the decoded batch as well, the replicas' parts are concatenated, and the host collects
     them. Each batch goes through the model once.
@@ -16,41 +18,6 @@ class EvaluatedModel(keras.Model):
     _evaluators = ()
     _evaluating = False  # inside `evaluate`
     _collecting = False  # inside `test_step`
-
-    def predict_step(self, *args):
-        """Runs Keras' own predict step and decodes its result.
-
-        Args:
-            *args: The arguments of the predict step of the active backend.
-
-        Returns:
-            Detections; on JAX, a tuple of them and the state.
-        """
-        outputs = super().predict_step(*args)
-        if keras.backend.backend() == "jax":
-            raw, state = outputs
-            return self.decode(raw), state
-        return self.decode(outputs)
-
-    def predict(self, *args, **kwargs):
-        """Returns the detections of all images.
-
-        Args:
-            *args: Arguments of `keras.Model.predict`.
-            **kwargs: Arguments of `keras.Model.predict`.
-
-        Returns:
-            What `decode` returns, as arrays.
-
-        Raises:
-            ValueError: If the data hold no image.
-        """
-        try:
-            return super().predict(*args, **kwargs)
-        except UnboundLocalError as error:  # how Keras takes it
-            raise ValueError(
-                f"{type(self).__name__}: there is no image to predict in the data."
-            ) from error
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Returns the running losses; inside `test_step`, what the evaluators need as well.

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from kvision.boxes import gather_rows, pyramid_anchors
-from kvision.layers import FPN, BoxHead, FeatureSpec, RPNHead
+from kvision.layers import FPN, BoxHead, RPNHead
 from kvision.losses import smooth_l1, squared_error
 from kvision.models.detection.detector import Detector
 from kvision.models.detection.faster_rcnn_arguments import ARGUMENTS, check_arguments
@@ -402,33 +402,7 @@ class FasterRCNN(Detector):
         return pyramid_anchors(image_size, sizes, self.anchor_sizes, self.aspect_ratios)
 
     def get_config(self):
-        specs = self.backbone.feature_specs
-        return {
-            **super().get_config(),
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "feature_specs": {name: list(spec) for name, spec in specs.items()},
-            **{name: getattr(self, name) for name in ARGUMENTS},
-        }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Makes a model of what `get_config` returned.
-
-        Args:
-            config: The dictionary.
-            custom_objects: Names and classes of unregistered custom objects.
-
-        Returns:
-            A `FasterRCNN`.
-        """
-        config = dict(config)
-        specs = config.pop("feature_specs")
-        backbone = keras.saving.deserialize_keras_object(
-            config["backbone"], custom_objects=custom_objects
-        )
-        if not hasattr(backbone, "feature_specs"):  # put on a model whose class knows none
-            backbone.feature_specs = {name: FeatureSpec(*spec) for name, spec in specs.items()}
-        return super().from_config({**config, "backbone": backbone})
+        return {**super().get_config(), **{name: getattr(self, name) for name in ARGUMENTS}}
 
 
 def _static_size(images):

@@ -86,7 +86,8 @@ def call(name, tensors, attributes):
         if rule["type"] == "list[int]":
             shapes = attributes[rule["name"]]
             attributes[rule["name"]] = _host_tensor(shapes)
-            if op["outputs"][0]["list"]:  # TensorFlow does not count them
+            if rule["name"] == op["outputs"][0]["shape_from"] and op["outputs"][0]["list"]:
+                # TensorFlow does not count them.
                 attributes[op["outputs"][0]["list"]] = len(shapes)
     results = getattr(load(), f"kvision_{name}")(**inputs, **attributes)
     _set_known_sizes(op, results, given)

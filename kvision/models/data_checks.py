@@ -1,4 +1,4 @@
-"""What is said of images and targets that no model can learn from."""
+"""What is said of images and labels that no model can learn from."""
 
 import keras
 import numpy as np
@@ -24,50 +24,48 @@ def check_images(owner, images):
         )
 
 
-def check_targets(owner, targets, num_classes):
-    """Checks that there are boxes and labels, and that each label is a class or padding.
+def check_labels(owner, labels, num_classes, also, meaning):
+    """Checks that each label is a class or one value more.
 
     Labels whose values are not known yet are checked when TensorFlow runs the graph; in functions
     that XLA compiles (`jit_compile=True`, and the training step of JAX) they are not.
 
     Args:
         owner: Name of the model, for the message.
-        targets: What `fit` or `evaluate` was given, or a step of it.
+        labels: Integers of any shape.
         num_classes: Number of classes.
+        also: The value that is allowed besides 0..num_classes - 1; or `None`.
+        meaning: What that value means, for the message.
 
     Raises:
-        ValueError: If `boxes` or `labels` are missing, or a label is outside the classes. Inside a
-            graph of TensorFlow, a label is a `tf.errors.InvalidArgumentError`.
+        ValueError: If a label is something else. Inside a graph of TensorFlow it is a
+            `tf.errors.InvalidArgumentError`.
     """
-    if not isinstance(targets, dict) or not {"boxes", "labels"} <= set(targets):
-        received = sorted(targets) if isinstance(targets, dict) else type(targets).__name__
-        raise ValueError(
-            f"{owner}: targets must be a dictionary with `boxes` and `labels`, as "
-            f"`kvision.data.to_fit` makes it of a batch dictionary. Received: {received}."
-        )
-    labels = targets["labels"]
     message = (
-        f"{owner}: `labels` must be in 0..{num_classes - 1}, as `num_classes` is {num_classes}, or "
-        "-1 for padding."
+        f"{owner}: `labels` must be in 0..{num_classes - 1}, as `num_classes` is {num_classes}"
+        + (f", or {also} for {meaning}." if also is not None else ".")
     )
     if _is_traced_by_tensorflow(labels):
-        _assert_in_graph(labels, num_classes, message)
+        _assert_in_graph(labels, num_classes, also, message)
     elif not _is_traced_by_jax(labels):
         labels = keras.ops.convert_to_numpy(labels)
-        wrong = labels[(labels < -1) | (labels >= num_classes)]
+        wrong = labels[(labels < 0) | (labels >= num_classes)]
+        wrong = wrong[wrong != also] if also is not None else wrong
         if wrong.size:
             raise ValueError(f"{message} Received: {np.unique(wrong).tolist()}.")
 
 
-def _assert_in_graph(labels, num_classes, message):
+def _assert_in_graph(labels, num_classes, also, message):
     import tensorflow as tf
 
     if native.traced_for_xla():
         return  # XLA leaves assertions out, and warns of it
     labels = tf.cast(labels, tf.int32)
-    right = tf.reduce_all((labels >= -1) & (labels < num_classes))
+    right = (labels >= 0) & (labels < num_classes)
+    if also is not None:
+        right |= labels == also
     extremes = [tf.reduce_min(labels), "to", tf.reduce_max(labels)]
-    tf.debugging.Assert(right, [message, "Received labels from", *extremes])
+    tf.debugging.Assert(tf.reduce_all(right), [message, "Received labels from", *extremes])
 
 
 def _is_traced_by_tensorflow(value):
