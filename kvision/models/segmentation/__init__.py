@@ -3,6 +3,7 @@
 from kvision.models.segmentation.deeplab_v3 import DeepLabV3
 from kvision.models.segmentation.deeplab_v3plus import DeepLabV3Plus
 from kvision.models.segmentation.segmenter import Segmenter
+from kvision.models.segmentation.segnet import SegNet, SegNetBasic
 from kvision.models.segmentation.sliding_window import predict_tiles
 
-__all__ = ["DeepLabV3", "DeepLabV3Plus", "Segmenter", "predict_tiles"]
+__all__ = ["DeepLabV3", "DeepLabV3Plus", "SegNet", "SegNetBasic", "Segmenter", "predict_tiles"]
