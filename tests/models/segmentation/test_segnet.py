@@ -23,7 +23,8 @@ def maps_of(model, images, *names):
     """What the layers of those names give; the first thing, of those that give several."""
     layers = (model.network.get_layer(name) for name in names)
     outputs = [keras.tree.flatten(layer.output)[0] for layer in layers]
-    return [to_numpy(m) for m in keras.Model(model.network.input, outputs)(images)]
+    found = keras.Model(model.network.input, outputs)(images)
+    return [to_numpy(one) for one in keras.tree.flatten(found)]
 
 
 # The fact sheet's counts of the official networks.
