@@ -5,6 +5,7 @@ from kvision.layers.box_head import BoxHead
 from kvision.layers.feature_spec import FeatureSpec
 from kvision.layers.fpn import FPN
 from kvision.layers.frozen_batch_normalization import FrozenBatchNormalization
+from kvision.layers.local_response_normalization import LocalResponseNormalization
 from kvision.layers.max_pooling_with_argmax_2d import MaxPoolingWithArgmax2D
 from kvision.layers.max_unpooling_2d import MaxUnpooling2D
 from kvision.layers.multiscale_roi_align import MultiscaleRoIAlign
@@ -19,6 +20,7 @@ __all__ = [
     "FPN",
     "FeatureSpec",
     "FrozenBatchNormalization",
+    "LocalResponseNormalization",
     "MaxPoolingWithArgmax2D",
     "MaxUnpooling2D",
     "MultiscaleRoIAlign",

@@ -14,7 +14,13 @@ from kvision import backbones
 from kvision.models.classification import ImageClassifier
 from kvision.models.detection import FasterRCNN
 from kvision.models.image_model import ImageModel
-from kvision.models.segmentation import DeepLabV3, DeepLabV3Plus, UNet
+from kvision.models.segmentation import (
+    DeepLabV3,
+    DeepLabV3Plus,
+    SegNet,
+    SegNetBasic,
+    UNet,
+)
 
 
 class Entry(NamedTuple):
@@ -53,6 +59,8 @@ class Entry(NamedTuple):
 
 _RESNET = "He, Zhang, Ren and Sun, 2015"
 _VGG = "Simonyan and Zisserman, 2014"
+_SEGNET = "Badrinarayanan, Kendall and Cipolla, 2015"
+_UNFELT = "a bias before batch normalisation"
 
 
 def _resnet(backbone, parameters, **small):
@@ -161,6 +169,26 @@ CATALOG = {
         "unet",
         "Ronneberger, Fischer and Brox, 2015",
         (31_031_810, 0),
+    ),
+    "segnet": Entry(
+        SegNet,
+        lambda: {"num_classes": 11},
+        lambda: {"num_classes": 11, "depths": (1, 2, 2), "widths": (16, 16, 32)},
+        "segnet",
+        _SEGNET,
+        (29_449_355, 15_872),
+        optimizer=lambda: keras.optimizers.Adam(1e-2),
+        no_gradient={"conv1/bias": _UNFELT, "conv2/bias": _UNFELT},
+    ),
+    "segnet_basic": Entry(
+        SegNetBasic,
+        lambda: {"num_classes": 11},
+        lambda: {"num_classes": 11, "filters": 16, "num_stages": 3, "kernel_size": 5},
+        "segnet",
+        _SEGNET,
+        (1_416_587, 1_024),
+        optimizer=lambda: keras.optimizers.Adam(1e-2),
+        no_gradient={"_conv/bias": _UNFELT},
     ),
     "deeplab_v3": Entry(
         DeepLabV3,

@@ -153,7 +153,7 @@ def _reference(x, pool_size, strides, windows):
     images = ops.arange(batch, dtype="int32")[:, None, None, None] * (height * width)
     index = (images + argmax) * channels + ops.arange(channels, dtype="int32")
     pooled = ops.take(ops.reshape(ops.cast(x, dtype), (-1,)), index)
-    return ops.cast(pooled, x.dtype), argmax
+    return ops.cast(ops.reshape(pooled, shape), x.dtype), argmax
 
 
 def _native(x, pool_size, strides, windows):

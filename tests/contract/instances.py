@@ -69,6 +69,9 @@ INSTANCES = {
     "kvision.layers.FrozenBatchNormalization": lambda: kvision.layers.FrozenBatchNormalization(
         epsilon=1e-3
     ),
+    "kvision.layers.LocalResponseNormalization": lambda: kvision.layers.LocalResponseNormalization(
+        3, alpha=5e-4, beta=0.5, bias=2.0
+    ),
     "kvision.layers.MaxPoolingWithArgmax2D": lambda: kvision.layers.MaxPoolingWithArgmax2D(
         3, strides=(2, 1), padding="same"
     ),
