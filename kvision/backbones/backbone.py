@@ -18,18 +18,21 @@ class Backbone(keras.Model):
         images: Input of the images.
         pyramid: Level -> feature map, finest first.
         strides: Level -> image pixels between two of its positions.
+        smallest_image: Shortest side of an image, in pixels, of which no map is empty.
         name: Name of the model.
 
     Attributes:
         feature_specs: `FeatureSpec` of every output level, finest first.
+        smallest_image: Shortest side of an image, in pixels, of which no map is empty.
     """
 
-    def __init__(self, parts, images, pyramid, strides, *, name):
+    def __init__(self, parts, images, pyramid, strides, *, smallest_image=1, name):
         super().__init__(inputs=images, outputs=pyramid, name=name)
         self.autocast = False
         self.feature_specs = {
             level: FeatureSpec(x.shape[-1], strides[level]) for level, x in pyramid.items()
         }
+        self.smallest_image = smallest_image
         self.output_stride = parts.output_stride
         self.normalization = parts.normalization
         self.epsilon = parts.epsilon

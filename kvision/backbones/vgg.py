@@ -43,6 +43,7 @@ class VGG(Backbone):
 
     Attributes:
         feature_specs: `FeatureSpec` of every output level, finest first.
+        smallest_image: Shortest side of an image, in pixels, of which no map is empty.
 
     Raises:
         ValueError: For an argument out of its range.
@@ -99,7 +100,9 @@ class VGG(Backbone):
             )
         pyramid["P5"], level_strides["P5"] = x, stride
 
-        super().__init__(parts, images, pyramid, level_strides, name=name)
+        super().__init__(
+            parts, images, pyramid, level_strides, smallest_image=output_stride, name=name
+        )
         self.depths = tuple(depths)
         self.widths = tuple(widths)
 

@@ -59,6 +59,7 @@ class Xception(Backbone):
 
     Attributes:
         feature_specs: `FeatureSpec` of every output level, finest first.
+        smallest_image: Shortest side of an image, in pixels, of which no map is empty.
 
     Raises:
         ValueError: For an argument out of its range.
@@ -125,7 +126,10 @@ class Xception(Backbone):
             x = parts.relu(x, f"stage5_block1_relu{index}")
         pyramid["P5"], level_strides["P5"] = x, stride
 
-        super().__init__(parts, images, pyramid, level_strides, name=name)
+        smallest_image = 1 if aligned else 7
+        super().__init__(
+            parts, images, pyramid, level_strides, smallest_image=smallest_image, name=name
+        )
         self.aligned = aligned
         self.middle_blocks = middle_blocks
         self.alpha = alpha
