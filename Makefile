@@ -1,4 +1,4 @@
-# make setup | demo | test | test-jax | test-torch | doors | lint | format | bench | conformance | sanitize
+# make setup | demo | test | test-catalog | test-jax | test-torch | doors | lint | format | bench | conformance | sanitize
 #      ptxas | gpu-check | gpu-wheels | build | clean
 # Everything happens in .venv, which the first target called makes, with PYTHON if that is given.
 
@@ -18,7 +18,7 @@ ADDONS_PEER ?= build/peers/addons/bin/python
 KERAS_CV_PEER ?= build/peers/keras_cv/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-jax test-torch doors lint format bench conformance sanitize ptxas gpu-check \
+.PHONY: setup demo test test-catalog test-jax test-torch doors lint format bench conformance sanitize ptxas gpu-check \
 	gpu-wheels clean build
 
 setup: $(VENV)/.built
@@ -42,6 +42,10 @@ demo: setup
 
 test: setup
 	KVISION_REQUIRE_OPS=1 $(RUN) -m pytest
+
+# The contract of the catalog over all its models, not one a family; writes docs/models.md.
+test-catalog: setup
+	KVISION_REQUIRE_OPS=1 $(RUN) -m tests.contract.models_page
 
 # The same tests where there is no TensorFlow: Keras on JAX alone, and on PyTorch alone (5 GB). A copy
 # of the checkout is installed there, because the native library of this one is built for TensorFlow.
@@ -107,7 +111,7 @@ build/peers/%/bin/python:
 # too and which `make test` runs as well; then against the libraries themselves, on new cases
 # (CONFORMANCE='--seed 1 --cases 100000'), which takes minutes and 8 GB and is no part of a test run.
 conformance: setup $(PEER) $(ADDONS_PEER) $(KERAS_CV_PEER)
-	$(RUN) -m pytest -v -rs $$(grep -rl --include='test_*.py' 'golden' tests)
+	$(RUN) -m pytest -v -rs -m "not catalog" $$(grep -rl --include='test_*.py' 'golden' tests)
 	KVISION_REQUIRE_OPS=1 $(RUN) -m tests.conformance --torchvision $(PEER) \
 		--addons $(ADDONS_PEER) --keras-cv $(KERAS_CV_PEER) $(CONFORMANCE)
 

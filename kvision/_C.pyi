@@ -10,6 +10,47 @@ from numpy.typing import ArrayLike
 _Described = Sequence[tuple[str, Sequence[int]]]
 _Pointed = Sequence[tuple[int, str, Sequence[int]]]
 
+def atrous_pyramid_pooling(
+    x: ArrayLike,
+    kernels: Sequence[ArrayLike],
+    biases: ArrayLike,
+    *,
+    dilation_rates: ArrayLike,
+    relu: bool = False,
+    num_threads: int = 0,
+) -> ndarray:
+    """Convolutions of one input at several dilation rates, side by side.
+
+    x: (images, height, width, in_channels).
+    kernels: of each branch (kernel_height, kernel_width, in_channels, its filters).
+    biases: of all filters.
+    dilation_rates: of each branch, at least 1.
+    relu: whether what is below zero becomes zero.
+    output: (images, height, width, filters).
+    """
+
+def atrous_pyramid_pooling_gradient(
+    kernels: Sequence[ArrayLike],
+    output_gradient: ArrayLike,
+    *,
+    dilation_rates: ArrayLike,
+    num_threads: int = 0,
+) -> ndarray:
+    """Gradient of atrous_pyramid_pooling without `relu` with respect to x."""
+
+def atrous_pyramid_pooling_kernel_gradient(
+    x: ArrayLike,
+    output_gradient: ArrayLike,
+    *,
+    dilation_rates: ArrayLike,
+    kernel_shapes: ArrayLike,
+    num_threads: int = 0,
+) -> list[ndarray]:
+    """Gradient of atrous_pyramid_pooling without `relu` with respect to the kernels.
+
+    kernel_shapes: of the kernels, one row each.
+    """
+
 def batched_nms(
     boxes: ArrayLike,
     scores: ArrayLike,
@@ -37,8 +78,63 @@ def batched_nms(
     num_detections: (B,).
     """
 
+def border_weight_map(
+    instances: ArrayLike,
+    *,
+    background_weight: float = 1.0,
+    foreground_weight: float = 1.0,
+    border_weight: float = 10.0,
+    sigma: float = 5.0,
+    num_threads: int = 0,
+) -> ndarray:
+    """U-Net's weight of each pixel: more between cells that touch.
+
+    instances: (batch, height, width), ids of cells greater than 0, all else is background.
+    background_weight, foreground_weight: the first term.
+    border_weight, sigma: border_weight * exp(-(d1 + d2)^2 / (2 sigma^2)) is the second, with the
+      distances to the borders of the two nearest cells; 0 with fewer than two cells.
+    output: (batch, height, width), the sum.
+    """
+
 def build_info() -> dict[str, str]:
     """What the library was built with; empty where a part was left out."""
+
+def depthwise_atrous_pyramid_pooling(
+    x: ArrayLike,
+    kernels: ArrayLike,
+    biases: ArrayLike,
+    *,
+    kernel_sizes: ArrayLike,
+    dilation_rates: ArrayLike,
+    activation: str = "none",
+    num_threads: int = 0,
+) -> ndarray:
+    """Depthwise atrous convolutions of one input, side by side.
+
+    x: (images, height, width, channels).
+    kernels: those of all branches, (size, size, channels), one after the other.
+    biases: those of all branches, (channels,), one after the other.
+    kernel_sizes: the odd side of each branch's kernel.
+    dilation_rates: the distance of each branch's taps.
+    activation: "none" or "relu".
+    output: (images, height, width, num_branches * channels).
+    """
+
+def depthwise_atrous_pyramid_pooling_gradient(
+    output_gradient: ArrayLike,
+    output: ArrayLike,
+    x: ArrayLike,
+    kernels: ArrayLike,
+    *,
+    kernel_sizes: ArrayLike,
+    dilation_rates: ArrayLike,
+    activation: str = "none",
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray, ndarray]:
+    """Gradients of depthwise_atrous_pyramid_pooling with respect to its tensors.
+
+    output: what it gave, which tells where a ReLU let it pass.
+    """
 
 def elementwise_iou(
     boxes1: ArrayLike,
@@ -113,6 +209,52 @@ def matrix_nms(
     indices: boxes by descending decayed score, padded with -1.
     decayed_scores: their decayed scores, padded with 0.
     count: how many there are.
+    """
+
+def max_pool_with_argmax(
+    x: ArrayLike,
+    *,
+    pool_size: ArrayLike,
+    strides: ArrayLike,
+    offset: ArrayLike,
+    output_shape: ArrayLike,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray]:
+    """Max pooling that tells where each maximum was.
+
+    x: (batch, height, width, channels), fewer than 2^31 cells a map.
+    pool_size, strides: of the windows, as (height, width).
+    offset: where the first window begins, as (rows, columns) above and left of the map.
+    output_shape: (batch, output_height, output_width, channels).
+    pooled: the maximum of each window.
+    argmax: the cell y * width + x of each value, the first of the largest.
+    """
+
+def max_unpool(
+    x: ArrayLike,
+    argmax: ArrayLike,
+    *,
+    output_shape: ArrayLike,
+    num_threads: int = 0,
+) -> ndarray:
+    """Each value at the cell that it was the maximum of, zeros elsewhere.
+
+    x: (batch, output_height, output_width, channels).
+    argmax: of the shape of x, the cell y * width + x of each value, as max_pool_with_argmax tells it.
+    output_shape: (batch, height, width, channels), fewer than 2^31 cells a map.
+    output: values that fall on one cell are summed.
+    """
+
+def max_unpool_gradient(
+    output_gradient: ArrayLike,
+    argmax: ArrayLike,
+    *,
+    num_threads: int = 0,
+) -> ndarray:
+    """Gradient of max_unpool: the value of a map at each argmax.
+
+    output_gradient: (batch, height, width, channels).
+    argmax: (batch, output_height, output_width, channels), cells y * width + x of the map.
     """
 
 def nms(

@@ -1,4 +1,4 @@
-"""Detection for Keras 3 on TensorFlow, JAX and PyTorch, on native ops."""
+"""Vision models for Keras 3 on TensorFlow, JAX and PyTorch, on native ops."""
 
 from kvision import (
     backbones,
@@ -13,6 +13,8 @@ from kvision import (
     visualization,
     weights,
 )
+from kvision.backbones import receptive_field
+from kvision.models.catalog import create, list_models
 from kvision.ops.native import load_ops
 from kvision.show_versions import show_versions
 
@@ -22,14 +24,17 @@ __all__ = [
     "__version__",
     "backbones",
     "boxes",
+    "create",
     "data",
     "export",
     "layers",
+    "list_models",
     "load_ops",
     "losses",
     "metrics",
     "models",
     "ops",
+    "receptive_field",
     "show_versions",
     "visualization",
     "weights",

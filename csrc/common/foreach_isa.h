@@ -3,6 +3,8 @@
 // that set. The file includes nothing itself, and CurrentIsa() says which version to call. No
 // include guard: a source may have several such files.
 
+#include <type_traits>
+
 #include "common/half.h"
 
 #ifdef __x86_64__

@@ -80,11 +80,16 @@ std::string Signature::MatchInputs(Span<const Tensor> inputs) {
   for (const TensorRule& rule : op_.inputs) {
     for (int64_t i = 0; i < Number(rule); ++i, ++input) {
       std::string wrong = MatchDType(rule, input->dtype);
-      if (wrong.empty() && input->shape.size != kUnknownShape.size) {
+      if (wrong.empty() && input->shape.size == kUnknownShape.size) {
+        const Shape unknown(NumAxes(rule.axes), kUnknownSize);
+        wrong = sizes_.Match({rule.name, rule.axes}, View(unknown));
+      } else if (wrong.empty()) {
         wrong = sizes_.Match({rule.name, rule.axes}, input->shape);
       }
       if (!wrong.empty()) return wrong;
     }
+    const std::string wrong = sizes_.MatchSum({rule.name, rule.axes});
+    if (!wrong.empty()) return wrong;
   }
   return {};
 }
@@ -138,6 +143,7 @@ std::string Signature::InferOutputs(const Attributes& attributes,
   outputs->clear();
   for (const TensorRule& rule : op_.outputs) {
     const bool given = rule.shape_from != nullptr && attributes.Has(rule.shape_from);
+    Sizes sizes = sizes_;
     for (int64_t i = 0; i < Number(rule); ++i) {
       const ShapeRule shape_rule = {rule.name, rule.axes};
       if (!given) {
@@ -151,11 +157,12 @@ std::string Signature::InferOutputs(const Attributes& attributes,
                          "` must hold no negative size. Received: ", Sizes::Words({shape, rank}),
                          ".");
       }
-      Sizes sizes = sizes_;
       const std::string wrong = sizes.Match(shape_rule, {shape, rank});
       if (!wrong.empty()) return wrong;
       outputs->push_back({DTypeOf(rule), Shape(shape, shape + rank)});
     }
+    const std::string wrong = given ? sizes.MatchSum({rule.name, rule.axes}) : "";
+    if (!wrong.empty()) return wrong;
   }
   return {};
 }

@@ -5,8 +5,9 @@
 //   constexpr ShapeRule kOutputs[] = {{"indices", "size"}, {"count", ""}};
 //
 // An axis is a number, or a name that stands for one size wherever the op uses it. "*height" is a
-// name for any size at all; "classes|1" is the size of that name, or 1; of an output,
-// "size|num_boxes" is the size of the first name, or of the second where that is not set.
+// name for any size at all; "+filters" is one part of that size, whose parts are the tensors of a
+// list; "classes|1" is the size of that name, or 1; of an output, "size|num_boxes" is the size of
+// the first name, or of the second where that is not set.
 #pragma once
 
 #include <algorithm>
@@ -76,6 +77,25 @@ class Sizes {
                      ". Received: ", Words(shape), ".");
   }
 
+  // After all tensors of a list: its "+" axis makes up the size of that name. Returns what is wrong
+  // with the sum, or nothing.
+  std::string MatchSum(const ShapeRule& rule) {
+    for (const std::string_view axis : Split(rule.axes)) {
+      const Named* sum = axis[0] == '+' ? Find(axis) : nullptr;
+      if (sum == nullptr || sum->size == kUnknownSize) continue;
+      const std::string_view name = axis.substr(1);
+      const Named* whole = Find(name);
+      if (whole == nullptr || whole->size == kUnknownSize) {
+        Bind(name, sum->size, rule.tensor);
+      } else if (whole->size != sum->size) {
+        return Complaint(op_, "`", rule.tensor, "` must have ", whole->size, " ", name, " in all",
+                         *whole->tensor ? std::string(", as `") + whole->tensor + "` has" : "",
+                         ". Received: ", sum->size, ".");
+      }
+    }
+    return {};
+  }
+
   // The shape of a tensor of the rule.
   std::vector<int64_t> Shape(const ShapeRule& rule) const {
     std::vector<int64_t> shape;
@@ -125,7 +145,7 @@ class Sizes {
   static std::string Words(const std::vector<std::string_view>& axes) {
     std::string text;
     for (std::string_view axis : axes) {
-      if (axis[0] == '*') axis.remove_prefix(1);
+      if (axis[0] == '*' || axis[0] == '+') axis.remove_prefix(1);
       const size_t bar = axis.find('|');
       text += std::string(axis.substr(0, bar));
       if (bar != std::string_view::npos) text += " or " + std::string(axis.substr(bar + 1));
@@ -135,6 +155,7 @@ class Sizes {
   }
 
   bool MatchAxis(std::string_view axis, int64_t size, const char* tensor, std::string* reason) {
+    if (axis[0] == '+') return AddPart(axis, size, tensor);
     if (size == kUnknownSize || axis[0] == '*') return true;
     if (IsNumber(axis)) return size == Number(axis);
     const size_t bar = axis.find('|');
@@ -148,6 +169,15 @@ class Sizes {
       if (*named->tensor) *reason += std::string(" in `") + named->tensor + "`";
       return false;
     }
+    return true;
+  }
+
+  // The sum stands under the axis as it is written, "+" and all, and is unknown once a part is.
+  bool AddPart(std::string_view axis, int64_t size, const char* tensor) {
+    const Named* sum = Find(axis);
+    const int64_t before = sum == nullptr ? 0 : sum->size;
+    const bool known = before != kUnknownSize && size != kUnknownSize;
+    Bind(axis, known ? before + size : kUnknownSize, tensor);
     return true;
   }
 

@@ -1,7 +1,10 @@
 """Backbones: images to feature pyramids."""
 
 from kvision.backbones.backbone import Backbone
+from kvision.backbones.classify_densely import classify_densely, to_dense_classifier
+from kvision.backbones.from_keras import from_keras
 from kvision.backbones.mobilenet_v2 import MobileNetV2
+from kvision.backbones.receptive_field import receptive_field
 from kvision.backbones.resnet import (
     ResNet,
     ResNet18,
@@ -11,6 +14,7 @@ from kvision.backbones.resnet import (
     ResNet152,
     ResNetTiny,
 )
+from kvision.backbones.to_atrous import to_atrous
 from kvision.backbones.vgg import VGG, VGG11, VGG13, VGG16, VGG19
 from kvision.backbones.xception import Xception, Xception65
 
@@ -24,6 +28,11 @@ __all__ = [
     "ResNet34",
     "ResNet50",
     "ResNetTiny",
+    "classify_densely",
+    "from_keras",
+    "to_dense_classifier",
+    "receptive_field",
+    "to_atrous",
     "VGG",
     "VGG11",
     "VGG13",
@@ -31,4 +40,5 @@ __all__ = [
     "VGG19",
     "Xception",
     "Xception65",
+    "to_atrous",
 ]

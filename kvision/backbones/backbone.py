@@ -23,7 +23,7 @@ class Backbone(keras.Model):
 
     Attributes:
         feature_specs: `FeatureSpec` of every output level, finest first.
-        smallest_image: Shortest side of an image, in pixels, of which no map is empty.
+        smallest_image: The argument.
     """
 
     def __init__(self, parts, images, pyramid, strides, *, smallest_image=1, name):

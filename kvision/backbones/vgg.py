@@ -100,9 +100,7 @@ class VGG(Backbone):
             )
         pyramid["P5"], level_strides["P5"] = x, stride
 
-        super().__init__(
-            parts, images, pyramid, level_strides, smallest_image=output_stride, name=name
-        )
+        super().__init__(parts, images, pyramid, level_strides, smallest_image=stride, name=name)
         self.depths = tuple(depths)
         self.widths = tuple(widths)
 

@@ -9,6 +9,7 @@ _STEM_FILTERS = (32, 64)
 # Stage -> channels of the first two separable convolutions of the block that halves.
 _HALVING_FILTERS = {2: (128, 128), 3: (256, 256), 4: (728, 728), 5: (728, 1024)}
 _MIDDLE_CONVOLUTIONS = 3
+_SMALLEST_UNPADDED = 7
 _EXIT_FILTERS = (1536, 2048)
 _ALIGNED_EXIT_FILTERS = (1536, 1536, 2048)
 
@@ -126,10 +127,8 @@ class Xception(Backbone):
             x = parts.relu(x, f"stage5_block1_relu{index}")
         pyramid["P5"], level_strides["P5"] = x, stride
 
-        smallest_image = 1 if aligned else 7
-        super().__init__(
-            parts, images, pyramid, level_strides, smallest_image=smallest_image, name=name
-        )
+        smallest = 1 if aligned else _SMALLEST_UNPADDED
+        super().__init__(parts, images, pyramid, level_strides, smallest_image=smallest, name=name)
         self.aligned = aligned
         self.middle_blocks = middle_blocks
         self.alpha = alpha

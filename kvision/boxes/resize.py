@@ -94,7 +94,9 @@ def restore_boxes(boxes, original_size, image_size, policy="letterbox"):
     return xp.minimum(xp.maximum(boxes * original / resized, 0), original)
 
 
-def resize_images(images, image_size, policy="letterbox", *, interpolation="bilinear"):
+def resize_images(
+    images, image_size, policy="letterbox", *, interpolation="bilinear", padding=None
+):
     """Resize images by a policy: arrays in NumPy, tensors of TensorFlow in TensorFlow.
 
     Bilinear resizing is antialiased: each pixel is a mean, weighted by a triangle as wide as two
@@ -108,8 +110,9 @@ def resize_images(images, image_size, policy="letterbox", *, interpolation="bili
             run time.
         image_size: ``(H, W)``, two Python ints.
         policy: ``"letterbox"`` or ``"stretch"``.
-        interpolation: ``"bilinear"`` for pictures, whose padding is `PADDING_COLOR` (C must be 3
-            then), or ``"nearest"`` for maps of labels, whose padding is 0.
+        interpolation: ``"bilinear"`` for pictures, or ``"nearest"`` for maps of labels.
+        padding: number, or sequence of C numbers, that fills a letterbox; None is `PADDING_COLOR`
+            for pictures (C must be 3 then) and 0 for maps of labels.
 
     Returns:
         Array or tensor ``(H, W, C)`` or ``(B, H, W, C)`` of the same dtype; integers are rounded to
@@ -121,12 +124,15 @@ def resize_images(images, image_size, policy="letterbox", *, interpolation="bili
             "resize_images: `interpolation` must be 'bilinear' or 'nearest'. "
             f"Received: {interpolation!r}."
         )
+    picture = interpolation == "bilinear"
+    if padding is None:
+        padding = PADDING_COLOR if picture else 0
     on_tensorflow = type(images).__module__.startswith("tensorflow")
     resize = _resize_tensors if on_tensorflow else _resize_arrays
-    return resize(images, image_size, policy, interpolation == "bilinear")
+    return resize(images, image_size, policy, picture, padding)
 
 
-def _resize_tensors(images, image_size, policy, picture):
+def _resize_tensors(images, image_size, policy, picture, padding):
     import tensorflow as tf
 
     target_height, target_width = image_size
@@ -136,25 +142,24 @@ def _resize_tensors(images, image_size, policy, picture):
     if picture and images.dtype.is_integer:
         resized = tf.round(resized)
     resized = tf.image.pad_to_bounding_box(resized, 0, 0, target_height, target_width)
-    if picture and policy == "letterbox":
+    if policy == "letterbox" and padding != 0:
         inside = tf.logical_and(
             tf.range(target_height)[:, None] < size[0], tf.range(target_width)[None] < size[1]
         )
-        color = tf.constant(PADDING_COLOR, resized.dtype)
-        resized = tf.where(inside[..., None], resized, color)
+        resized = tf.where(inside[..., None], resized, tf.constant(padding, resized.dtype))
     resized = tf.cast(resized, images.dtype)
     return tf.ensure_shape(
         resized, (*images.shape[:-3], target_height, target_width, images.shape[-1])
     )
 
 
-def _resize_arrays(images, image_size, policy, picture):
+def _resize_arrays(images, image_size, policy, picture, padding):
     images = np.asarray(images)
     original = images.shape[-3:-1]
     height, width = (int(side) for side in resized_size(original, image_size, policy))
-    padding = PADDING_COLOR if picture and policy == "letterbox" else 0
     resized = np.empty((*images.shape[:-3], *image_size, images.shape[-1]), images.dtype)
-    resized[...] = np.asarray(padding).astype(images.dtype)
+    if policy == "letterbox":
+        resized[...] = np.asarray(padding).astype(images.dtype)
     if picture:
         rows, columns = map(_triangle_weights, original, (height, width))
         inside = np.einsum("yh,...hwc->...ywc", rows, images.astype("float32"), optimize=True)

@@ -4,6 +4,13 @@ from kvision.data.annotated_image import AnnotatedImage
 from kvision.data.augment import augment
 from kvision.data.batch import as_dataset, to_fit
 from kvision.data.batches import Batches, as_batches
+from kvision.data.camvid import (
+    CAMVID_CLASS_NAMES,
+    CAMVID_COLOR_GROUPS,
+    CAMVID_COLORS,
+    read_camvid,
+)
+from kvision.data.cityscapes import CITYSCAPES_CLASS_NAMES, CITYSCAPES_COLORS, read_cityscapes
 from kvision.data.coco import read_coco
 from kvision.data.detection_dataset import DetectionDataset
 from kvision.data.digit_scenes import (
@@ -11,23 +18,48 @@ from kvision.data.digit_scenes import (
     DIGIT_SEMANTIC_CLASS_NAMES,
     digit_scenes,
 )
+from kvision.data.label_code import IGNORE_LABEL, LabelCode
 from kvision.data.problems import Problem, ProblemReport
-from kvision.data.voc import VOC_CLASS_NAMES, read_voc
+from kvision.data.scaled_crop import RandomScaledCrop
+from kvision.data.segmentation_dataset import LabelledImage, SegmentationDataset, read_label_maps
+from kvision.data.voc import (
+    VOC_CLASS_NAMES,
+    VOC_COLORS,
+    VOC_SEMANTIC_CLASS_NAMES,
+    read_voc,
+    read_voc_segmentation,
+)
 
 __all__ = [
+    "CAMVID_CLASS_NAMES",
+    "CAMVID_COLORS",
+    "CAMVID_COLOR_GROUPS",
+    "CITYSCAPES_CLASS_NAMES",
+    "CITYSCAPES_COLORS",
     "DIGIT_CLASS_NAMES",
     "DIGIT_SEMANTIC_CLASS_NAMES",
+    "IGNORE_LABEL",
     "VOC_CLASS_NAMES",
+    "VOC_COLORS",
+    "VOC_SEMANTIC_CLASS_NAMES",
     "AnnotatedImage",
     "Batches",
     "DetectionDataset",
+    "LabelCode",
+    "LabelledImage",
     "Problem",
     "ProblemReport",
+    "RandomScaledCrop",
+    "SegmentationDataset",
     "as_batches",
     "as_dataset",
     "augment",
     "digit_scenes",
+    "read_camvid",
+    "read_cityscapes",
     "read_coco",
+    "read_label_maps",
     "read_voc",
+    "read_voc_segmentation",
     "to_fit",
 ]

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from kvision.data.augment_geometry import GEOMETRIC_LAYERS, output_size, transform_boxes
+from kvision.data.elastic import deform, draw_displacements
 
 _PIXEL_LAYERS = (
     keras.layers.AutoContrast,
@@ -22,8 +23,10 @@ _PIXEL_LAYERS = (
     keras.layers.RandomSharpness,
     keras.layers.Solarization,
 )
-_CARRIED = {"images", "bounding_boxes", "segmentation_masks", "instance_masks"}
-_UNTOUCHED = {"image_id", "original_size"}
+_MOVING_LAYERS = (*GEOMETRIC_LAYERS, keras.layers.RandomElasticTransform)
+_MASKS = ("segmentation_masks", "instance_masks", "pixel_weights")
+_CARRIED = {"images", "bounding_boxes", *_MASKS}
+_UNTOUCHED = {"image_id", "original_size", "labels"}
 
 
 def augment(layers, *, ignore_label=255, min_visibility=0.0):
@@ -35,9 +38,15 @@ def augment(layers, *, ignore_label=255, min_visibility=0.0):
     ``RandomErasing``, ``RandomGaussianBlur``, ``RandomGrayscale``, ``RandomHue``, ``RandomInvert``,
     ``RandomPosterization``, ``RandomSaturation``, ``RandomSharpness``, ``Solarization``. Layers
     that move pixels: ``CenterCrop``, ``RandomCrop`` (one place for the whole batch),
-    ``RandomFlip``, ``RandomRotation``, ``RandomTranslation``, ``RandomZoom``. Any other layer is
-    refused by name: ``CutMix`` and ``MixUp`` would mix targets, and ``RandomElasticTransform``
-    draws another distortion for the masks than for the image.
+    ``RandomElasticTransform`` (not with boxes, which cannot follow it), ``RandomFlip``,
+    ``RandomRotation``, ``RandomTranslation``, ``RandomZoom``, and `RandomScaledCrop`, by which
+    segmenters are trained on windows of images of many scales. Any other layer is refused by name:
+    ``CutMix`` and ``MixUp`` would mix targets.
+
+    Masks take the nearest pixel. ``pixel_weights`` do so as well, and are 0 where an image was
+    filled. An elastic deformation is white noise blurred by a Gaussian, see
+    `kvision.data.elastic`; U-Net's, of O. Ronneberger et al., 2015, is smoother: displacements of
+    10 pixels' standard deviation on a grid of 3 x 3, with bicubic interpolation between them.
 
     A moved box is the smallest upright box around the four moved corners, clipped to the image. A
     box that has left the image becomes padding in its place (label -1, everything else 0), and
@@ -57,18 +66,19 @@ def augment(layers, *, ignore_label=255, min_visibility=0.0):
 
     Returns:
         Function of a batch dictionary with ``images (B, H, W, 3)`` and, where known,
-        ``bounding_boxes``, ``segmentation_masks`` and ``instance_masks``, the masks ``(B, H, W,
-        1)`` or ``(B, H, W)``.
+        ``bounding_boxes``, ``segmentation_masks``, ``instance_masks`` and ``pixel_weights``, the
+        latter three ``(B, H, W, 1)`` or ``(B, H, W)``.
 
     Raises:
         ValueError: a layer that cannot be carried through, or a bad argument; and when the
             function is called: a batch with a target that it does not know, a crop that is not
-            smaller than the images, or, with boxes or instance masks, a ``fill_mode`` other than
-            ``"constant"``, which would paint objects that no box marks.
+            smaller than the images, boxes that would have to follow an elastic deformation, or,
+            with boxes or instance masks, a ``fill_mode`` other than ``"constant"``, which would
+            paint objects that no box marks.
     """
     for layer in layers:
-        if not isinstance(layer, _PIXEL_LAYERS + GEOMETRIC_LAYERS):
-            known = sorted(kind.__name__ for kind in _PIXEL_LAYERS + GEOMETRIC_LAYERS)
+        if not isinstance(layer, _PIXEL_LAYERS + _MOVING_LAYERS):
+            known = sorted(kind.__name__ for kind in _PIXEL_LAYERS + _MOVING_LAYERS)
             raise ValueError(
                 f"augment: boxes and masks cannot follow {type(layer).__name__}. "
                 f"The layers they can follow are: {', '.join(known)}."
@@ -116,6 +126,10 @@ class _Augmentation:
         size = images.shape[1:3]
         for layer, mask_layer in self.steps:
             sampled = layer.get_random_transformation(images, training=True)
+            if isinstance(layer, keras.layers.RandomElasticTransform):
+                if sampled is not None:
+                    images, masks = _deform(layer, sampled, images, masks, backend)
+                continue
             images = layer.transform_images(images, _copied(sampled, backend), training=True)
             if isinstance(layer, GEOMETRIC_LAYERS):
                 if masks is not None:
@@ -137,24 +151,21 @@ class _Augmentation:
     def _unstack_masks(self, masks, batch, real, backend):
         """Masks as they came in; what was filled, and what belongs to no box any more, marked."""
         result = {}
-        if "segmentation_masks" in batch:
-            values = masks[..., :1]
-            values = backend.numpy.where(values == 0, float(self.ignore_label), values - 1)
-            result["segmentation_masks"] = values
-        if "instance_masks" in batch:
-            values = backend.cast(masks[..., -1:], "int32")
-            if real is not None:
-                values = _forget(values, real, backend)
-            result["instance_masks"] = values
-        for key, values in result.items():
+        for channel, key in enumerate(key for key in _MASKS if key in batch):
+            values = masks[..., channel : channel + 1]
+            if key == "segmentation_masks":
+                values = backend.numpy.where(values == 0, float(self.ignore_label), values - 1)
+            elif key == "instance_masks" and real is not None:
+                values = _forget(backend.cast(values, "int32"), real, backend)
             if len(batch[key].shape) == 3:
                 values = values[..., 0]
-            result[key] = backend.cast(values, keras.backend.standardize_dtype(batch[key].dtype))
+            dtype = keras.backend.standardize_dtype(batch[key].dtype)
+            result[key] = backend.cast(values, dtype)
         return result
 
     def _check(self, batch):
         unknown = batch.keys() - _CARRIED - _UNTOUCHED
-        moving = [layer for layer, _ in self.steps if isinstance(layer, GEOMETRIC_LAYERS)]
+        moving = [layer for layer, _ in self.steps if isinstance(layer, _MOVING_LAYERS)]
         if unknown and moving:
             raise ValueError(
                 f"augment: the batch holds targets it cannot carry: {sorted(unknown)}."
@@ -168,6 +179,8 @@ class _Augmentation:
         size = tuple(shape[1:3])
         for layer in moving:
             size = output_size(layer, size)
+            if isinstance(layer, keras.layers.RandomElasticTransform) and "bounding_boxes" in batch:
+                raise ValueError("augment: boxes cannot follow RandomElasticTransform.")
             if getattr(layer, "fill_mode", "constant") != "constant" and (
                 "bounding_boxes" in batch or "instance_masks" in batch
             ):
@@ -199,12 +212,22 @@ def _copied(sampled, backend):
 def _stack_masks(batch, backend):
     """Masks as float32 channels, the semantic ones with 1 added: 0 is what gets filled."""
     masks = []
-    if "segmentation_masks" in batch:
-        masks.append(backend.cast(batch["segmentation_masks"], "float32") + 1)
-    if "instance_masks" in batch:
-        masks.append(backend.cast(batch["instance_masks"], "float32"))
-    masks = [mask if len(mask.shape) == 4 else mask[..., None] for mask in masks]
+    for key in _MASKS:
+        if key in batch:
+            mask = backend.cast(batch[key], "float32") + (key == "segmentation_masks")
+            masks.append(mask if len(mask.shape) == 4 else mask[..., None])
     return backend.numpy.concatenate(masks, -1) if masks else None
+
+
+def _deform(layer, sampled, images, masks, backend):
+    """Images and masks through one elastic field."""
+    shape = (backend.shape(images)[0], *images.shape[1:3])
+    field = draw_displacements(layer, sampled, shape)
+    how = {"interpolation": layer.interpolation, "fill_mode": layer.fill_mode}
+    images = deform(images, field, backend, **how, fill_value=layer.fill_value)
+    if masks is not None:
+        masks = deform(masks, field, backend, **how | {"interpolation": "nearest"})
+    return backend.numpy.clip(images, *layer.value_range), masks
 
 
 def _forget(instances, real, backend):

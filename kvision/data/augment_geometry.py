@@ -7,6 +7,8 @@ pixels of its output to those of its input, and one piece of arithmetic moves th
 
 import keras
 
+from kvision.data.scaled_crop import RandomScaledCrop
+
 _CROPS = (keras.layers.CenterCrop, keras.layers.RandomCrop)
 
 
@@ -41,6 +43,10 @@ def _rotation(layer, sampled, size):
     return tuple(matrix[:, i : i + 1] for i in range(6))
 
 
+def _scaled_crop(layer, sampled, size):
+    return tuple(sampled[:, i : i + 1] for i in range(6))
+
+
 def _random_crop(layer, sampled, size):
     top, left = (layer.backend.cast(start, "float32") for start in sampled)
     return 1.0, 0.0, left, 0.0, 1.0, top
@@ -51,6 +57,7 @@ def _center_crop(layer, sampled, size):
 
 
 _MAPS = {
+    RandomScaledCrop: _scaled_crop,  # before the layer that it derives from
     keras.layers.CenterCrop: _center_crop,
     keras.layers.RandomCrop: _random_crop,
     keras.layers.RandomFlip: _flip,
@@ -60,7 +67,7 @@ _MAPS = {
 }
 
 GEOMETRIC_LAYERS = tuple(_MAPS)
-"""Keras' layers that move pixels and whose maps are known here."""
+"""Layers that move pixels and whose maps are known here."""
 
 
 def output_size(layer, size):
@@ -78,6 +85,8 @@ def output_size(layer, size):
     """
     if not isinstance(layer, _CROPS):
         return size
+    if isinstance(layer, RandomScaledCrop):
+        return layer.height, layer.width
     exact = isinstance(layer, keras.layers.CenterCrop)
     if any(
         have < want or (have == want and not exact)

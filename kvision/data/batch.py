@@ -1,5 +1,13 @@
 """Last steps of the batch dictionary: a ``tf.data`` view, and the pair that `fit` takes."""
 
+import functools
+
+# Tasks, and the key of the batch dictionary that holds their targets.
+_TASKS = {
+    "detection": "bounding_boxes",
+    "segmentation": "segmentation_masks",
+    "classification": "labels",
+}
 _BOX_TARGETS = ("boxes", "labels", "is_crowd", "area", "difficult")
 _IMAGE_TARGETS = ("image_id", "original_size")
 
@@ -33,31 +41,64 @@ def as_dataset(batch, batch_size, *, shuffle=False, seed=None, drop_remainder=Fa
     return order.map(rows, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def to_fit(batch):
-    """Split a batch dictionary into the images and the detection targets that `fit` takes.
+def to_fit(batch, task=None):
+    """Split a batch dictionary into the images and the targets that `fit` takes.
 
-    A model's `call` never sees a target. With arrays, the pair goes straight into ``fit(images,
-    targets, batch_size=...)``, TensorFlow or not.
+    A model's `call` never sees a target. With arrays, the result goes straight into ``fit(*to_fit(
+    batch), batch_size=...)``, TensorFlow or not.
 
     Args:
-        batch: dictionary with ``images`` and ``bounding_boxes``, of arrays or tensors; or a
+        batch: dictionary of arrays or tensors with ``images`` and what the task needs; or a
             ``tf.data.Dataset`` or `Batches` of such dictionaries.
+        task: str, which targets are meant; None is the first of these that the batch has:
+
+            * ``"detection"``: ``bounding_boxes`` become a dictionary that holds what the batch
+              knows of ``boxes (B, M, 4)``, ``labels (B, M)``, ``is_crowd (B, M)``, ``area (B, M)``,
+              ``difficult (B, M)``, ``image_id (B,)`` and ``original_size (B, 2)``;
+            * ``"segmentation"``: ``segmentation_masks (B, H, W, 1)`` and, as the weights of a
+              third part, ``pixel_weights (B, H, W, 1)`` where the batch has them;
+            * ``"classification"``: ``labels (B,)``, or, where every image has one box, its label.
 
     Returns:
-        ``(images, targets)``, or a dataset or `Batches` of such pairs. ``targets`` holds, of these,
-        what the batch knows: ``boxes (B, M, 4)``, ``labels (B, M)``, ``is_crowd (B, M)``, ``area
-        (B, M)``, ``difficult (B, M)``, ``image_id (B,)`` and ``original_size (B, 2)``.
+        ``(images, targets)`` or ``(images, targets, weights)``; a dataset or `Batches` of such,
+        where ``batch`` is one.
 
     Raises:
-        ValueError: the dictionary has no images or no bounding boxes.
+        ValueError: the dictionary has no images or not what the task needs, or the task is unknown.
     """
+    if task not in (None, *_TASKS):
+        raise ValueError(f"to_fit: `task` must be one of {tuple(_TASKS)}. Received: {task!r}.")
     if not isinstance(batch, dict):
-        return batch.map(to_fit)
-    missing = {"images", "bounding_boxes"} - batch.keys()
+        return batch.map(functools.partial(to_fit, task=task))
+    if task is None:
+        task = next((name for name, key in _TASKS.items() if key in batch), "detection")
+    needed = _TASKS[task]
+    if task == "classification" and "labels" not in batch:
+        needed = "bounding_boxes"
+    missing = {"images", needed} - batch.keys()
     if missing:
         raise ValueError(
             f"to_fit: the batch has no {sorted(missing)}. Its keys are: {sorted(batch)}."
         )
+    if task == "classification":
+        return batch["images"], _image_labels(batch)
+    if task == "segmentation":
+        weights = (batch["pixel_weights"],) if "pixel_weights" in batch else ()
+        return batch["images"], batch["segmentation_masks"], *weights
     known = [(batch["bounding_boxes"], key) for key in _BOX_TARGETS]
     known += [(batch, key) for key in _IMAGE_TARGETS]
     return batch["images"], {key: part[key] for part, key in known if key in part}
+
+
+def _image_labels(batch):
+    """One label an image: its own, or that of its only box."""
+    if "labels" in batch:
+        return batch["labels"]
+    labels = batch["bounding_boxes"]["labels"]
+    if labels.shape[1] != 1:
+        raise ValueError(
+            "to_fit: images with one box each have a label to be classified by, as "
+            "`digit_scenes(..., num_digits=(1, 1))` makes them. Received boxes' labels of shape "
+            f"{tuple(labels.shape)}."
+        )
+    return labels[:, 0]

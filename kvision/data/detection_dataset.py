@@ -1,17 +1,14 @@
 """Annotated images on disk and their batches, as ``tf.data`` or as arrays: what readers return."""
 
-import keras
 import numpy as np
 
-from kvision.boxes.resize import check_resize, resize_boxes, resize_images
-from kvision.data.annotated_image import check_size
-from kvision.data.batches import Batches
-from kvision.data.images import read_image
+from kvision.boxes.resize import resize_boxes
+from kvision.data.image_dataset import ImageDataset
 
 _PADDING = {"labels": -1}
 
 
-class DetectionDataset:
+class DetectionDataset(ImageDataset):
     """Annotated images of one split, made by `read_voc` or `read_coco`.
 
     ``len()`` is their number, indexing gives an `AnnotatedImage`.
@@ -22,25 +19,6 @@ class DetectionDataset:
         report: `ProblemReport`; unreadable images are added to it when a pass meets them.
         apply_exif: bool, whether EXIF orientation turns the pixels.
     """
-
-    def __init__(self, examples, class_names, report, *, apply_exif=True):
-        self.examples = tuple(examples)
-        self.class_names = tuple(class_names)
-        self.report = report
-        self.apply_exif = apply_exif
-
-    def __len__(self):
-        """Count the images."""
-        return len(self.examples)
-
-    def __getitem__(self, index):
-        """Give one `AnnotatedImage`."""
-        return self.examples[index]
-
-    @property
-    def num_classes(self):
-        """Number of classes."""
-        return len(self.class_names)
 
     @property
     def max_boxes(self):
@@ -67,7 +45,8 @@ class DetectionDataset:
 
         Args:
             batch_size: int.
-            image_size: ``(H, W)``.
+            image_size: ``(H, W)``; or None, and images keep their own size, which then has to be
+                the same for all of them unless ``batch_size`` is 1.
             resize_policy: ``"letterbox"`` (aspect kept, top-left, padded with the colour
                 `kvision.boxes.resize.PADDING_COLOR`) or ``"stretch"``.
             max_boxes: int or None, the M of the batches; at least the property of that name,
@@ -86,38 +65,15 @@ class DetectionDataset:
         Raises:
             ValueError: a bad argument, or no images.
         """
-        import tensorflow as tf
-
-        image_size, max_boxes = self._check(image_size, resize_policy, max_boxes)
-        first = self._annotations(0, max_boxes)
-        like = tf.nest.flatten(first)
-
-        def read(index):
-            return *self._image(index), *tf.nest.flatten(self._annotations(index, max_boxes))
-
-        def load(index):
-            dtypes = [tf.bool, tf.uint8, *(part.dtype for part in like)]
-            readable, image, *parts = tf.numpy_function(read, [index], dtypes)
-            parts = [tf.ensure_shape(x, part.shape) for x, part in zip(parts, like, strict=True)]
-            image = tf.ensure_shape(image, (None, None, 3))
-            return index, readable, image, tf.nest.pack_sequence_as(first, parts)
-
-        def keep(index, readable, *_):
-            return tf.ensure_shape(tf.numpy_function(self._keep, [index, readable], tf.bool), [])
-
-        def resize(_index, _readable, image, annotations):
-            return _resized(image, annotations, image_size, resize_policy)
-
-        data = tf.data.Dataset.range(len(self))
-        if shuffle:
-            data = data.shuffle(len(self), seed=seed)
-        if self.report.on_error == "skip":
-            end = tf.data.Dataset.from_tensors(np.int64(-1))
-            data = data.concatenate(end).map(load, num_parallel_calls=tf.data.AUTOTUNE).filter(keep)
-        else:
-            data = data.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-        data = data.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
-        return data.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
+        return self._dataset(
+            self._padded(max_boxes),
+            batch_size,
+            image_size,
+            resize_policy,
+            shuffle=shuffle,
+            seed=seed,
+            drop_remainder=drop_remainder,
+        )
 
     def batches(
         self,
@@ -153,84 +109,40 @@ class DetectionDataset:
         Raises:
             ValueError: a bad argument, or no images.
         """
-        image_size, max_boxes = self._check(image_size, resize_policy, max_boxes)
-
-        def load(indices):
-            examples = []
-            for index in indices:
-                readable, image = self._image(index)
-                if readable:
-                    annotations = self._annotations(index, max_boxes)
-                    examples.append(_resized(image, annotations, image_size, resize_policy))
-            if not examples:
-                return None
-            return keras.tree.map_structure(lambda *rows: np.stack(rows), *examples)
-
-        return Batches(
-            load,
-            len(self),
+        return self._batches(
+            self._padded(max_boxes),
             batch_size,
+            image_size,
+            resize_policy,
             shuffle=shuffle,
             seed=seed,
             drop_remainder=drop_remainder,
-            at_end=self.report.warn,
             **kwargs,
         )
 
-    def _check(self, image_size, resize_policy, max_boxes):
-        """The two arguments of `dataset` and `batches` in their final form."""
-        name = self.report.reader
-        image_size = check_resize(name, image_size, resize_policy)
+    def _padded(self, max_boxes):
+        """`_annotations` with the boxes padded to ``max_boxes``, or to the most of an image."""
         max_boxes = self.max_boxes if max_boxes is None else max_boxes
         if max_boxes < self.max_boxes:
             raise ValueError(
-                f"{name}: `max_boxes`={max_boxes} would cut boxes off: "
+                f"{self.report.reader}: `max_boxes`={max_boxes} would cut boxes off: "
                 f"an image has {self.max_boxes}."
             )
-        if not self.examples:
-            raise ValueError(f"{name}: there are no images to read.")
-        return image_size, max_boxes
-
-    def _image(self, index):
-        """Whether image ``index`` can be used, and its pixels; -1 marks the end of a pass."""
-        unusable = np.False_, np.zeros((1, 1, 3), "uint8")
-        if index < 0:
-            return unusable
-        example = self.examples[index]
-        try:
-            image = read_image(example.path, apply_exif=self.apply_exif)
-            check_size(image.shape[:2], example.original_size)
-        except ValueError as error:
-            reason = str(error)
-        else:
-            return np.True_, image
-        self.report.add(example.path, "image", reason)
-        return unusable
-
-    def _annotations(self, index, max_boxes):
-        """Annotations of image ``index`` in its own pixels, padded."""
-        example = self.examples[index]
 
         def padded(key, values):
             room = [(0, max_boxes - len(values))] + [(0, 0)] * (values.ndim - 1)
             return np.pad(values, room, constant_values=_PADDING.get(key, 0))
 
-        return {
-            "bounding_boxes": {key: padded(key, v) for key, v in example.bounding_boxes.items()},
-            "image_id": np.int32(example.image_id),
-            "original_size": np.array(example.original_size, "int32"),
+        def annotations(index):
+            boxes = self.examples[index].bounding_boxes
+            boxes = {key: padded(key, values) for key, values in boxes.items()}
+            return {"bounding_boxes": boxes} | self._annotations(index)
+
+        return annotations
+
+    def _resize(self, example, image_size, policy):
+        own = example["bounding_boxes"]
+        boxes = resize_boxes(own["boxes"], example["original_size"], image_size, policy)
+        return super()._resize(example, image_size, policy) | {
+            "bounding_boxes": own | {"boxes": boxes}
         }
-
-    def _keep(self, index, readable):
-        """The filter runs in order, so that the end comes to it after every image of the pass."""
-        if index < 0:
-            self.report.warn()
-        return readable
-
-
-def _resized(image, annotations, image_size, policy):
-    """One example of the batch dictionary, of arrays or of TensorFlow's tensors."""
-    own = annotations["bounding_boxes"]
-    boxes = resize_boxes(own["boxes"], annotations["original_size"], image_size, policy)
-    images = resize_images(image, image_size, policy)
-    return annotations | {"images": images, "bounding_boxes": own | {"boxes": boxes}}

@@ -1,16 +1,17 @@
-"""PASCAL VOC: one XML file an image, and text files that list the images of a split.
+"""PASCAL VOC: one XML file or palette image an image, and lists of the images of a split.
 
 Format: M. Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", 2010.
 """
 
-import os
 import pathlib
 from xml.etree import ElementTree
 
 from kvision.data.annotated_image import AnnotatedImage, box_problem, pack_boxes
 from kvision.data.detection_dataset import DetectionDataset
-from kvision.data.images import read_image
+from kvision.data.images import find_image, read_image, read_names
+from kvision.data.label_code import LabelCode
 from kvision.data.problems import ProblemReport
+from kvision.data.segmentation_dataset import labelled_images
 
 VOC_CLASS_NAMES = tuple(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -18,7 +19,17 @@ VOC_CLASS_NAMES = tuple(
 )
 """The twenty classes of VOC 2007 to 2012."""
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+VOC_SEMANTIC_CLASS_NAMES = ("background", *VOC_CLASS_NAMES)
+"""Class names of VOC's label maps, in the order of their indices."""
+
+VOC_COLORS = tuple(
+    tuple(
+        sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
+        for channel in range(3)
+    )
+    for index in range(256)
+)
+"""Red, green and blue of the 256 indices of VOC's palette; 255, objects' border, is ignored."""
 
 
 def read_voc(
@@ -56,13 +67,12 @@ def read_voc(
     """
     report = ProblemReport("read_voc", on_error)
     root = pathlib.Path(root)
-    image_set = root / "ImageSets" / "Main" / f"{split}.txt"
-    if not image_set.is_file():
-        raise ValueError(f"read_voc: `split`={split!r} has no list of images: {image_set}.")
-    lines = [line.split() for line in image_set.read_text().splitlines() if line.strip()]
+    names = read_names(
+        root / "ImageSets" / "Main" / f"{split}.txt", "read_voc", f"`split`={split!r}"
+    )
     labels = {name: label for label, name in enumerate(class_names)}
     examples = []
-    for image_id, (name, *_) in enumerate(lines):
+    for image_id, name in enumerate(names):
         example = _read_example(root, name, image_id, labels, one_based, apply_exif, report)
         if example is not None:
             examples.append(example)
@@ -70,12 +80,50 @@ def read_voc(
     return DetectionDataset(examples, class_names, report, apply_exif=apply_exif)
 
 
+def read_voc_segmentation(
+    root, split, *, class_names=VOC_SEMANTIC_CLASS_NAMES, on_error="raise", apply_exif=True
+):
+    """Read a semantic segmentation data set in PASCAL VOC's layout.
+
+    The images of a split are the first words in the lines of
+    ``ImageSets/Segmentation/<split>.txt``; image ``name`` has ``JPEGImages/<name>.jpg`` (or
+    ``.jpeg``, ``.png``) and ``SegmentationClass/<name>.png``, a palette image whose indices are the
+    labels; 255, the border of the objects, is the ignore label. An image's id is its place in that
+    list, counted from 0.
+
+    Args:
+        root: str or path of the folder with ``ImageSets``, ``JPEGImages`` and
+            ``SegmentationClass``.
+        split: str, such as ``"train"``.
+        class_names: sequence of str; a label is a place in it.
+        on_error: ``"raise"`` or ``"skip"``, as in `read_label_maps`.
+        apply_exif: bool, whether EXIF orientation turns the pixels.
+
+    Returns:
+        `SegmentationDataset`.
+
+    Raises:
+        ValueError: the split has no list, or, under ``on_error="raise"``, the first problem, with
+            file and reason.
+    """
+    reader = "read_voc_segmentation"
+    root = pathlib.Path(root)
+    names = read_names(
+        root / "ImageSets" / "Segmentation" / f"{split}.txt", reader, f"`split`={split!r}"
+    )
+    files = [
+        (find_image(root / "JPEGImages", name), root / "SegmentationClass" / f"{name}.png")
+        for name in names
+    ]
+    code = LabelCode(class_names, reader=reader)
+    return labelled_images(files, class_names, code, reader, on_error, apply_exif)
+
+
 def _read_example(root, name, image_id, labels, one_based, apply_exif, report):
     annotation = root / "Annotations" / f"{name}.xml"
-    candidates = [root / "JPEGImages" / (name + suffix) for suffix in _SUFFIXES]
-    path = next((str(path) for path in candidates if os.path.isfile(path)), None)
-    if path is None:
-        return report.add(candidates[0], "image", "the image file is missing")
+    path = find_image(root / "JPEGImages", name)
+    if not path.is_file():
+        return report.add(path, "image", "the image file is missing")
     try:
         tree = ElementTree.parse(annotation).getroot()
     except FileNotFoundError:
@@ -99,7 +147,9 @@ def _read_example(root, name, image_id, labels, one_based, apply_exif, report):
             boxes.append(box)
             box_labels.append(box_labels_item)
             difficult.append(item.findtext("difficult", "0").strip() == "1")
-    return AnnotatedImage(path, image_id, size, pack_boxes(boxes, box_labels, difficult=difficult))
+    return AnnotatedImage(
+        str(path), image_id, size, pack_boxes(boxes, box_labels, difficult=difficult)
+    )
 
 
 def _stated_size(tree):

@@ -1,12 +1,17 @@
-"""Detection metrics, computed on the host from collected detections."""
+"""Metrics: of detections, collected and computed on the host; of label maps, as Keras metrics."""
 
+from kvision.metrics.boundary_f_score import BoundaryFScore
 from kvision.metrics.coco_detection_metrics import COCODetectionMetrics
 from kvision.metrics.collected_detections import CollectedDetections, ImageRecord
+from kvision.metrics.segmentation_metrics import SegmentationMetrics, segmentation_scores
 from kvision.metrics.voc_detection_metrics import VOCDetectionMetrics
 
 __all__ = [
+    "BoundaryFScore",
     "COCODetectionMetrics",
     "CollectedDetections",
     "ImageRecord",
+    "SegmentationMetrics",
     "VOCDetectionMetrics",
+    "segmentation_scores",
 ]

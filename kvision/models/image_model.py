@@ -33,6 +33,7 @@ class ImageModel(keras.Model):
 
     task = None
     backbone = None
+    image_channels = 3
 
     def __init__(
         self,
@@ -60,6 +61,39 @@ class ImageModel(keras.Model):
         self.class_names = None if class_names is None else list(class_names)
         self.image_size = None if image_size is None else tuple(int(side) for side in image_size)
         self.resize_policy = resize_policy
+
+    @property
+    def smallest_image(self):
+        """The least height and width of an image, in pixels."""
+        return getattr(self.backbone, "smallest_image", 1)
+
+    def __call__(self, images, *args, **kwargs):
+        """Calls the model.
+
+        Args:
+            images: `(B, H, W, 3)`, values in 0..255.
+            *args: Arguments of `call`.
+            **kwargs: Arguments of `call`.
+
+        Returns:
+            What `call` returns.
+
+        Raises:
+            ValueError: If the images have another shape or are too small.
+        """
+        channels = self.image_channels
+        shape = tuple(getattr(images, "shape", (None, None, None, channels)))
+        if len(shape) != 4 or shape[3] not in (None, channels):
+            raise ValueError(
+                f"{type(self).__name__}: images must have shape (batch, height, width, "
+                f"{channels}). Received: {shape}."
+            )
+        if any(side is not None and side < self.smallest_image for side in shape[1:3]):
+            raise ValueError(
+                f"{type(self).__name__}: images must be at least {self.smallest_image} pixels high "
+                f"and wide. Received: {shape}."
+            )
+        return super().__call__(images, *args, **kwargs)
 
     def default_loss(self):
         """Returns the documented loss, for `compile` without one.

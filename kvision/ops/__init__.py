@@ -4,10 +4,15 @@
 """
 
 from kvision.ops import native
+from kvision.ops.atrous_pyramid_pooling import atrous_pyramid_pooling
 from kvision.ops.batched_nms import batched_nms
+from kvision.ops.border_weight_map import border_weight_map
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
+from kvision.ops.depthwise_atrous_pyramid_pooling import depthwise_atrous_pyramid_pooling
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
+from kvision.ops.max_pool_with_argmax import max_pool_with_argmax
+from kvision.ops.max_unpool import max_unpool
 from kvision.ops.multiscale_roi_align import multiscale_roi_align
 from kvision.ops.native import implementation_of
 from kvision.ops.nms import nms
@@ -20,12 +25,17 @@ __all__ = [
     "IOU_KINDS",
     "NEGATIVE",
     "POSITIVE",
+    "atrous_pyramid_pooling",
     "batched_nms",
+    "border_weight_map",
+    "depthwise_atrous_pyramid_pooling",
     "elementwise_iou",
     "implementation_of",
     "match",
     "match_boxes",
     "matrix_nms",
+    "max_pool_with_argmax",
+    "max_unpool",
     "multiscale_roi_align",
     "native",
     "nms",
@@ -37,10 +47,15 @@ __all__ = [
 
 # The functions that have native kernels.
 NATIVE = (
+    "atrous_pyramid_pooling",
     "batched_nms",
+    "border_weight_map",
+    "depthwise_atrous_pyramid_pooling",
     "elementwise_iou",
     "match_boxes",
     "matrix_nms",
+    "max_pool_with_argmax",
+    "max_unpool",
     "multiscale_roi_align",
     "nms",
     "pairwise_iou",

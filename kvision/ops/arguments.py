@@ -10,3 +10,19 @@ def check_number(op, name, value):
             f"{op}: `{name}` must be a number, known when the op is called or traced. "
             f"Received: {value!r}."
         )
+
+
+def standardize_pair(op, name, value):
+    """Returns `value`, a positive int or a pair of them, as a pair of ints."""
+    is_pair = isinstance(value, (tuple, list))
+    pair = tuple(value) if is_pair else (value, value)
+    if len(pair) != 2 or not all(_is_positive_int(number) for number in pair):
+        raise ValueError(
+            f"{op}: `{name}` must be a positive int or a pair (height, width) of them. "
+            f"Received: {value}."
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def _is_positive_int(value):
+    return isinstance(value, numbers.Real) and int(value) == value and value >= 1

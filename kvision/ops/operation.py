@@ -13,18 +13,13 @@ def call_operation(operation_class, tensors, **arguments):
 
     Args:
         operation_class: A `keras.Operation`.
-        tensors: What its `call` takes: tensors, dictionaries of them, `None`.
+        tensors: What its `call` takes: tensors, dictionaries and lists of them, `None`.
         **arguments: Of its constructor.
 
     Returns:
         What `call` returns.
     """
-    leaves = (
-        leaf
-        for tensor in tensors
-        for leaf in (tensor.values() if isinstance(tensor, dict) else (tensor,))
-    )
-    if any(map(keras.utils.is_keras_tensor, leaves)):
+    if any(map(keras.utils.is_keras_tensor, _leaves(tensors))):
         return operation_class(**arguments).symbolic_call(*tensors)
     if is_compiling():
         # Keras would count the operations that have no name, and each count be compiled anew.
@@ -34,6 +29,16 @@ def call_operation(operation_class, tensors, **arguments):
     except TypeError:  # a list or a dictionary among the arguments cannot be a key
         operation = operation_class(**arguments)
     return operation.call(*tensors)
+
+
+def _leaves(tensors):
+    for tensor in tensors:
+        if isinstance(tensor, dict):
+            yield from tensor.values()
+        elif isinstance(tensor, list | tuple):
+            yield from tensor
+        else:
+            yield tensor
 
 
 @functools.lru_cache(maxsize=256, typed=True)

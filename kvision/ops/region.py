@@ -3,27 +3,14 @@
 `name` is the op, for the error messages.
 """
 
-import numbers
-
 import keras
 
-from kvision.ops.arguments import check_number
+from kvision.ops.arguments import check_number, standardize_pair
 
 
 def standardize_output_size(name, output_size):
     """Returns `output_size`, an int or a pair, as a pair of positive ints."""
-    is_pair = isinstance(output_size, (tuple, list))
-    pair = tuple(output_size) if is_pair else (output_size, output_size)
-    if len(pair) != 2 or not all(_is_positive_int(bins) for bins in pair):
-        raise ValueError(
-            f"{name}: `output_size` must be a positive int or a pair (height, width) of them. "
-            f"Received: {output_size}."
-        )
-    return int(pair[0]), int(pair[1])
-
-
-def _is_positive_int(value):
-    return isinstance(value, numbers.Real) and int(value) == value and value >= 1
+    return standardize_pair(name, "output_size", output_size)
 
 
 def check_spatial_scale(name, spatial_scale):

@@ -50,9 +50,9 @@ class Output:
     """One tensor that an op returns.
 
     Attributes:
-        axes: Its shape in words: names of axes, numbers, names of arguments that hold a size
-            (`"max_output_size"`, `"output_size[0]"`), and `"?"` for a size that depends on data,
-            as one whose argument is `None` does.
+        axes: Its shape in words: names of axes, among them the table's `derived` ones, numbers,
+            names of arguments that hold a size (`"max_output_size"`, `"output_size[0]"`), and
+            `"?"` for a size that depends on data, as one whose argument is `None` does.
         dtype: As that of `Input`.
     """
 
@@ -110,13 +110,20 @@ class Invalid:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Signature:
-    """A function of named tensors and plain arguments, and the shapes that it promises."""
+    """A function of named tensors and plain arguments, and the shapes that it promises.
+
+    Attributes:
+        derived: Name of an axis of outputs -> the function of `(sizes, arguments)` that computes
+            its size: `None` where a size that it needs is, and a `ValueError` for arguments that
+            are to be refused.
+    """
 
     name: str
     inputs: Mapping[str, Input]
     outputs: Mapping[str, Output]
     arguments: Mapping[str, object] = dataclasses.field(default_factory=dict)
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    derived: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
     dtypes: Sequence[str] = FLOATING
     variants: Mapping[str, Variant] = dataclasses.field(default_factory=lambda: {"": Variant()})
     invalid: Sequence[Invalid] = ()
@@ -161,6 +168,8 @@ class Signature:
 
     def promised(self, variant, sizes, dtype, arguments):
         """Shape and dtype of every output: sizes are None where unknown, "?" for any."""
+        derived = {name: compute(sizes, arguments) for name, compute in self.derived.items()}
+        sizes = {**sizes, **derived}
         return {
             name: (
                 tuple(

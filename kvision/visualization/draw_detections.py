@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from kvision.visualization.figures import as_images, new_figure, saved
+
 _PANEL_INCHES = 4.0
 _TEXT = {"color": "white", "fontsize": 7, "clip_on": True, "zorder": 4}
 
@@ -40,23 +42,14 @@ def draw_detections(
         ImportError: If matplotlib is not installed.
         ValueError: If an image has not three channels, or the numbers of images differ.
     """
-    figure_class = _figure_class()
-    images = [keras.ops.convert_to_numpy(image) for image in images]
-    for image in images:
-        if image.ndim != 3 or image.shape[-1] != 3:
-            raise ValueError(
-                "draw_detections: each of `images` must have shape (height, width, 3). "
-                f"Received: {image.shape}."
-            )
+    images = as_images("draw_detections", images)
     found = _per_image(detections, len(images), "detections")
     truth = _per_image(targets, len(images), "targets")
 
     columns = max(1, min(columns, len(images)))
     rows = [images[start : start + columns] for start in range(0, len(images), columns)]
     heights = [_PANEL_INCHES * max(len(image) / image.shape[1] for image in row) for row in rows]
-    figure = figure_class(
-        figsize=(columns * _PANEL_INCHES, sum(heights) or _PANEL_INCHES), layout="constrained"
-    )
+    figure = new_figure("draw_detections", columns * _PANEL_INCHES, sum(heights) or _PANEL_INCHES)
     for axes in figure.subplots(
         max(1, len(rows)), columns, squeeze=False, height_ratios=heights or None
     ).flat:
@@ -68,19 +61,7 @@ def draw_detections(
                 _draw_detection(axes, box, label, f"{_name(label, class_names)} {score:.2f}")
         for box, label, _ in one_truth:
             _draw_truth(axes, box, _name(label, class_names))
-    if path is not None:
-        figure.savefig(path, dpi=120)
-    return figure
-
-
-def _figure_class():
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "draw_detections: the package `matplotlib` is needed: `pip install matplotlib`."
-        ) from error
-    return Figure
+    return saved(figure, path)
 
 
 def _per_image(boxes, num_images, argument):

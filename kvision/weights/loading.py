@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 from kvision.weights.layouts import (
     CONVOLUTION,
@@ -15,14 +16,27 @@ from kvision.weights.report import LoadReport, WeightsMismatchError
 
 
 class Target(NamedTuple):
-    """The variable an array goes to."""
+    """The variable an array goes to, or the part of its last axis."""
 
     variable: keras.Variable
     layout: Layout = SAME
+    part: slice | None = None
 
     @property
     def source_shape(self):
-        return self.layout.source_shape(tuple(self.variable.shape))
+        shape = tuple(self.variable.shape)
+        if self.part is not None:
+            shape = (*shape[:-1], self.part.stop - self.part.start)
+        return self.layout.source_shape(shape)
+
+    def assign(self, array):
+        """Sets the values to those of an array of the checkpoint."""
+        values = self.layout.convert(array)
+        if self.part is not None:
+            whole = np.array(keras.ops.convert_to_numpy(self.variable))
+            whole[..., self.part] = values
+            values = whole
+        self.variable.assign(values)
 
 
 def load(loader, model, targets, arrays, *, leftovers, strict):
@@ -61,28 +75,28 @@ def load(loader, model, targets, arrays, *, leftovers, strict):
             f"{loader}: the weights do not fit {model.name}; nothing was loaded.", report
         )
     for name in report.loaded:
-        variable, layout = targets[name]
-        variable.assign(layout.convert(arrays[name]))
+        targets[name].assign(arrays[name])
     return report
 
 
-def torch_targets(layer, module, layout=None):
+def torch_targets(layer, module, layout=None, part=None):
     """Targets of a layer by the names and layouts that PyTorch gives to its arrays.
 
     Args:
         layer: A convolution, a dense layer or a batch normalisation, frozen or not.
         module: Name of PyTorch's module.
         layout: Layout of the kernel, if not that of the layer's kind.
+        part: Slice of the channels of a normalisation that the module is of, if not all.
 
     Returns:
         Name -> `Target`.
     """
     if not hasattr(layer, "kernel"):
         return {
-            f"{module}.weight": Target(layer.gamma),
-            f"{module}.bias": Target(layer.beta),
-            f"{module}.running_mean": Target(layer.moving_mean),
-            f"{module}.running_var": Target(layer.moving_variance),
+            f"{module}.weight": Target(layer.gamma, part=part),
+            f"{module}.bias": Target(layer.beta, part=part),
+            f"{module}.running_mean": Target(layer.moving_mean, part=part),
+            f"{module}.running_var": Target(layer.moving_variance, part=part),
         }
     if layout is None:
         if isinstance(layer, keras.layers.DepthwiseConv2D):

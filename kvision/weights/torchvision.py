@@ -7,8 +7,9 @@ import numpy as np
 from kvision.backbones import VGG, Backbone, MobileNetV2, ResNet
 from kvision.models.classification import ImageClassifier
 from kvision.models.detection import FasterRCNN
-from kvision.weights.layouts import dense_after_flatten
-from kvision.weights.loading import check_settings, load, torch_targets
+from kvision.models.segmentation import DeepLabV3
+from kvision.weights.layouts import CONVOLUTION, dense_after_flatten
+from kvision.weights.loading import Target, check_settings, load, torch_targets
 from kvision.weights.torchvision_names import module_name
 
 _BATCH = ("batch", "frozen_batch")
@@ -38,13 +39,16 @@ def load_torchvision(model, state_dict, *, strict=True):
     `normalization="batch"`; a VGG's classifier has `pool_size=7, hidden_units=(4096, 4096)`. The
     classes of a detector count the background there, which is ours to add: 91 are
     `num_classes=90` here, and label c here is label c + 1 there. The detectors first published
-    there (`COCO_V1`) normalise with `epsilon=0`, all others with the default.
+    there (`COCO_V1`) normalise with `epsilon=0`, all others with the default. DeepLab has
+    `head_filters=256` there, on a ResNet of `output_stride=8`.
 
     Args:
         model: A `ResNet` (`resnet18` to `resnet152` there), `VGG` (`vgg11` to `vgg19_bn`) or
             `MobileNetV2` of `kvision.backbones`, a `kvision.models.classification.ImageClassifier`
-            on one, or a `kvision.models.detection.FasterRCNN` on a ResNet for
-            `fasterrcnn_resnet50_fpn` and its kin with other ResNets.
+            on one, a `kvision.models.detection.FasterRCNN` on a ResNet for
+            `fasterrcnn_resnet50_fpn` and its kin with other ResNets, or a
+            `kvision.models.segmentation.DeepLabV3` on a ResNet for `deeplabv3_resnet50` and
+            `deeplabv3_resnet101`, whose auxiliary head is reported as unused.
         state_dict: Mapping of torchvision's names to arrays (anything `numpy.asarray` takes).
         strict: Whether a missing, unexpected or differently shaped array is an error. Otherwise
             all arrays that match are loaded: the way to another number of classes.
@@ -81,9 +85,11 @@ def _targets(model):
         return _classifier_targets(model), lambda name: False
     if isinstance(model, FasterRCNN) and isinstance(model.backbone, ResNet):
         return _faster_rcnn_targets(model), lambda name: False
+    if isinstance(model, DeepLabV3) and isinstance(model.backbone, ResNet):
+        return _deeplab_targets(model), lambda name: name.startswith("aux_classifier.")
     raise ValueError(
         "load_torchvision: `model` must be a ResNet, VGG or MobileNetV2 of kvision.backbones, an "
-        "ImageClassifier on one, or a FasterRCNN on a ResNet. "
+        "ImageClassifier on one, or a FasterRCNN or DeepLabV3 on a ResNet. "
         f"Received: {type(model).__name__}."
     )
 
@@ -110,6 +116,31 @@ def _fpn_targets(fpn, prefix):
         targets |= torch_targets(fpn.laterals[level], f"{prefix}inner_blocks.{index}.0")
         targets |= torch_targets(fpn.outputs[level], f"{prefix}layer_blocks.{index}.0")
     return targets
+
+
+def _deeplab_targets(model):
+    settings = {"separable": (False,), "head_filters": (256,), "dilation_rates": (None,)}
+    check_settings("load_torchvision", "torchvision", model, settings)
+    settings = {"output_stride": (8,), "multi_grid": (None,)}
+    check_settings("load_torchvision", "torchvision", model.backbone, settings)
+    aspp, pooling = model.aspp, len(model.aspp.dilation_rates) + 1
+    targets = _backbone_targets(model.backbone, "backbone.")
+    for index, kernel in enumerate([aspp.point_kernel, *aspp.branch_kernels]):
+        module = f"classifier.0.convs.{index}"
+        part = slice(index * aspp.filters, (index + 1) * aspp.filters)
+        targets[f"{module}.0.weight"] = Target(kernel, CONVOLUTION)
+        targets |= torch_targets(aspp.branch_norm, f"{module}.1", part=part)
+    targets[f"classifier.0.convs.{pooling}.1.weight"] = Target(aspp.pooling_kernel, CONVOLUTION)
+    targets["classifier.0.project.0.weight"] = Target(aspp.projection_kernel, CONVOLUTION)
+    convolution, norm = model.head.layers[:2]
+    return {
+        **targets,
+        **torch_targets(aspp.pooling_norm, f"classifier.0.convs.{pooling}.2"),
+        **torch_targets(aspp.projection_norm, "classifier.0.project.1"),
+        **torch_targets(convolution, "classifier.1"),
+        **torch_targets(norm, "classifier.2"),
+        **torch_targets(model.classifier, "classifier.4"),
+    }
 
 
 def _classifier_targets(model):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.data import as_dataset, augment
+from kvision.data import RandomScaledCrop, as_dataset, augment
 from kvision.data.augment import _PIXEL_LAYERS
 
 L = keras.layers
@@ -48,6 +48,8 @@ GEOMETRIC = {
     "rotation": lambda: [L.RandomRotation(0.15, fill_mode="constant", fill_value=114, seed=1)],
     "crop": lambda: [L.RandomCrop(40, 50, seed=5)],
     "center crop": lambda: [L.CenterCrop(41, 96)],
+    "scaled crop": lambda: [RandomScaledCrop(60, 80, seed=5)],
+    "large scaled crop": lambda: [RandomScaledCrop(90, 100, (0.5, 1.5), seed=5)],
     "chain": lambda: [
         L.RandomFlip("horizontal", seed=1),
         L.RandomZoom(0.2, fill_mode="constant", seed=2),
@@ -245,7 +247,6 @@ def test_the_batch_given_is_not_changed():
 @pytest.mark.parametrize(
     "layer",
     [
-        L.RandomElasticTransform(),
         L.CutMix(),
         L.MixUp(),
         L.RandomPerspective(),
@@ -265,6 +266,8 @@ def test_what_cannot_be_done_to_a_batch_is_refused():
             augment([crop])(scene(1))
     with pytest.raises(ValueError, match="RandomRotation with fill_mode='reflect' would paint"):
         augment([L.RandomRotation(0.1)])(scene(1))
+    with pytest.raises(ValueError, match="boxes cannot follow RandomElasticTransform"):
+        augment([L.RandomElasticTransform()])(scene(1))
     with pytest.raises(ValueError, match=r"targets it cannot carry: \['keypoints'\]"):
         augment([L.RandomFlip()])(scene(1) | {"keypoints": np.zeros((1, 6, 17, 3))})
     with pytest.raises(ValueError, match="`images` must have shape"):
@@ -278,3 +281,21 @@ def test_semantic_masks_alone_may_be_reflected():
     batch = {key: before[key] for key in ("images", "segmentation_masks")}
     after = augment([L.RandomTranslation((0.5, 0.5), 0.0)])(batch)
     assert 255 not in after["segmentation_masks"]
+
+
+@pytest.mark.parametrize("name", GEOMETRIC)
+def test_pixel_weights_go_with_their_pixels(name, run):
+    before = scene()
+    weights = (
+        np.random.default_rng(0).permutation(before["instance_masks"][0].size).astype("float32")
+    )
+    weights = np.broadcast_to(weights.reshape(*SIZE, 1) + 1, before["instance_masks"].shape)
+    before |= {
+        "segmentation_masks": (weights - 1).astype("int32"),
+        "pixel_weights": weights,
+    }
+    after = run(augment(GEOMETRIC[name](), ignore_label=-1), before)
+    assert after["pixel_weights"].dtype == np.float32
+    # What is filled is ignored, and its weight is 0.
+    np.testing.assert_array_equal(after["pixel_weights"] - 1, after["segmentation_masks"])
+    assert (after["pixel_weights"] != weights[:, :40, :50]).any() if name == "crop" else True

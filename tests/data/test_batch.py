@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.data import as_dataset, to_fit
+from kvision.data import as_batches, as_dataset, digit_scenes, to_fit
 
 
 def batch_of(n):
@@ -31,6 +31,38 @@ def test_to_fit_splits_arrays():
 def test_to_fit_says_what_is_missing():
     with pytest.raises(ValueError, match=r"to_fit: the batch has no \['bounding_boxes'\]"):
         to_fit({"images": 1})
+
+
+def test_to_fit_gives_what_the_task_takes():
+    masks, weights = np.ones((3, 8, 8, 1), "int32"), np.ones((3, 8, 8, 1), "float32")
+    batch = batch_of(3) | {"segmentation_masks": masks}
+    assert set(to_fit(batch)[1]) == set(to_fit(batch, "detection")[1])
+    assert to_fit(batch, "segmentation") == (batch["images"], masks)
+    del batch["bounding_boxes"]
+    assert to_fit(batch) == (batch["images"], masks)
+    batch["pixel_weights"] = weights
+    assert to_fit(batch) == (batch["images"], masks, weights)
+    labels = np.array([2, 0, 1])
+    assert to_fit(batch | {"labels": labels}, "classification") == (batch["images"], labels)
+    assert to_fit({"images": batch["images"], "labels": labels}) == (batch["images"], labels)
+
+
+def test_scenes_of_one_digit_are_classified_by_it():
+    scenes = digit_scenes(4, num_digits=(1, 1), masks=False)
+    images, labels = to_fit(scenes, task="classification")
+    assert images is scenes["images"]
+    np.testing.assert_array_equal(labels, scenes["bounding_boxes"]["labels"].ravel())
+    with pytest.raises(ValueError, match=r"images with one box each .* shape \(3, 2\)"):
+        to_fit(batch_of(3), task="classification")
+
+
+def test_unknown_tasks_and_missing_targets_are_named():
+    with pytest.raises(ValueError, match="to_fit: `task` must be one of .* Received: 'depth'"):
+        to_fit(batch_of(1), "depth")
+    with pytest.raises(ValueError, match=r"to_fit: the batch has no \['segmentation_masks'\]"):
+        to_fit(batch_of(1), "segmentation")
+    with pytest.raises(ValueError, match=r"to_fit: the batch has no \['bounding_boxes'\]"):
+        to_fit({"images": 1}, "classification")
 
 
 def test_arrays_go_into_fit_without_tf_data():
@@ -100,3 +132,10 @@ class TestTensorFlow:
         assert targets["boxes"].shape == (2, 2, 4)
         direct = next(as_dataset(batch_of(4), 2).map(to_fit).as_numpy_iterator())
         np.testing.assert_array_equal(direct[1]["boxes"], targets["boxes"])
+
+    def test_a_task_is_asked_of_datasets_and_batches_too(self):
+        masks = np.arange(4, dtype="int32").reshape(4, 1, 1, 1) * np.ones((1, 8, 8, 1), "int32")
+        batch = batch_of(4) | {"segmentation_masks": masks}
+        for view in (as_dataset, as_batches):
+            pairs = list(to_fit(view(batch, 2), task="segmentation"))
+            np.testing.assert_array_equal(np.concatenate([pair[1] for pair in pairs]), masks)

@@ -56,7 +56,7 @@ _SUMS = {"float32": 2e-6, "float64": 1e-12, "bfloat16": 2.0**-7, "float16": 2.0*
 def all_calls(small=False, seed=0):
     """Every call; only a few small ones of each op where every access is watched."""
     rng = np.random.default_rng(seed)
-    for calls in (_roi_align, _roi_pool, _suppression, _decay, _match_boxes, _box_iou):
+    for calls in (_roi_align, _roi_pool, _max_pool, _suppression, _decay, _match_boxes, _box_iou):
         yield from calls(rng, small)
 
 
@@ -168,6 +168,46 @@ def _roi_pool(rng, small):
                         "roi_pool", label, [features, boxes], {"spatial_scale": 0.25, **size},
                         0, 2 * _SUMS[dtype],
                     )  # fmt: skip
+
+
+def _max_pool(rng, small):
+    # Map, channels, size of a window, stride, offset: in packs and single channels; apart, with a
+    # rest, overlapping, with gaps.
+    cases = [((9, 14), 20, 2, 2, 0), ((9, 7), 5, 3, 2, 1), ((0, 4), 4, 2, 2, 0)]
+    if not small:
+        cases += [((128, 96), 64, 2, 2, 0), ((45, 60), 72, 2, 2, 0), ((56, 56), 64, 3, 2, 1)]
+        cases += [((33, 17), 130, 3, 1, 1), ((20, 20), 1, 2, 5, 0), ((40, 30), 8, 40, 40, 5)]
+    for dtype in FLOATS:
+        for (height, width), channels, length, stride, offset in cases:
+            x = rng.normal(size=(3, height, width, channels))
+            if channels % 4 == 0:
+                x = np.round(x)  # ties
+            if channels == 5:
+                x[0, :4], x[1, 3] = NAN, INF
+            rows, columns = (-(-(size + offset) // stride) for size in (height, width))
+            shape = (3, rows, columns, channels) if height else (3, 0, 0, channels)
+            label = f"{dtype}, {height} x {width} x {channels}, {length} by {stride}"
+            yield Call(
+                "max_pool_with_argmax",
+                label,
+                [rounded(x, dtype)],
+                {"pool_size": [length] * 2, "strides": [stride] * 2, "offset": [offset] * 2,
+                 "output_shape": shape},
+                0, 2 * _SUMS[dtype],
+            )  # fmt: skip
+            if not height:
+                continue
+            # The places of blocks, and any places at all.
+            blocks = (3, height // 2, width // 2, channels)
+            y, x = (
+                2 * np.arange(n).reshape(s) + rng.integers(0, 2, blocks)
+                for n, s in ((blocks[1], (-1, 1, 1)), (blocks[2], (-1, 1)))
+            )
+            anywhere = rng.integers(0, height * width, shape)
+            for kind, argmax in (("blocks", y * width + x), ("any places", anywhere)):
+                tensors = [rounded(rng.normal(size=argmax.shape), dtype), argmax.astype("int32")]
+                attributes = {"output_shape": (3, height, width, channels)}
+                yield Call("max_unpool", f"{label}, {kind}", tensors, attributes, 2 * _SUMS[dtype])
 
 
 def _scored(rng, number, spread, side, ties):

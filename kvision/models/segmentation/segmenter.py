@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
-# from kvision.losses import PixelCrossEntropy
-# from kvision.metrics import SegmentationMetrics
+from kvision.losses import PixelCrossEntropy
+from kvision.metrics import SegmentationMetrics
 from kvision.models.data_checks import check_images, check_labels
 from kvision.models.image_model import ImageModel
 
@@ -19,8 +19,8 @@ class Segmenter(ImageModel):
     `(B, H, W, 1)` in which `ignore_class` marks pixels without truth. `sample_weight` is a weight
     a pixel, `(B, H, W)` or `(B, H, W, 1)`, or one an image, `(B,)`; `class_weight` of `fit` a
     weight a class, `{class: weight}`, which Keras itself refuses for pixels. Both multiply the
-    loss of a pixel. Where the logits are smaller than the images, as those of convolutions without padding
-    are, labels and weights are cropped to the middle.
+    loss of a pixel. Where the logits are smaller than the images, as those of convolutions without
+    padding are, labels and weights are cropped to the middle.
 
     `predict` and `decode` return `labels (B, H, W)` int32 and their probabilities `scores
     (B, H, W)` float32.
@@ -52,6 +52,17 @@ class Segmenter(ImageModel):
             )
         self.ignore_class = ignore_class
         self._class_weight = None
+
+    def output_size(self, image_size):
+        """Returns the size of the logits.
+
+        Args:
+            image_size: `(height, width)` of the images.
+
+        Returns:
+            `(height, width)`, the same unless the model says otherwise.
+        """
+        return tuple(image_size)
 
     def default_loss(self):
         """Returns the mean cross-entropy of the pixels.

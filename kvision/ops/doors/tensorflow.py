@@ -81,14 +81,32 @@ def call(name, tensors, attributes):
     """See `kvision.ops.native.call`."""
     op = library.description(name)
     inputs = {rule["name"]: tensor for rule, tensor in zip(op["inputs"], tensors, strict=True)}
-    attributes = dict(attributes)
+    given, attributes = attributes, dict(attributes)
     for rule in op["attributes"]:
         if rule["type"] == "list[int]":
             shapes = attributes[rule["name"]]
             attributes[rule["name"]] = _host_tensor(shapes)
-            if op["outputs"][0]["list"]:  # TensorFlow does not count them
+            if rule["name"] == op["outputs"][0]["shape_from"] and op["outputs"][0]["list"]:
+                # TensorFlow does not count them.
                 attributes[op["outputs"][0]["list"]] = len(shapes)
-    return getattr(load(), f"kvision_{name}")(**inputs, **attributes)
+    results = getattr(load(), f"kvision_{name}")(**inputs, **attributes)
+    _set_known_sizes(op, results, given)
+    return results
+
+
+def _set_known_sizes(op, results, attributes):
+    """Tells a graph the sizes of results that are numbers in a shape whose others are tensors."""
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return
+    tensors = results if isinstance(results, (list, tuple)) else [results]
+    rules = op["outputs"] * (len(tensors) if op["outputs"][0]["list"] else 1)
+    for number, (rule, tensor) in enumerate(zip(rules, tensors, strict=True)):
+        shape = attributes.get(rule["shape_from"])
+        if isinstance(shape, (list, tuple)):
+            shape = shape[number] if rule["list"] else shape
+            tensor.set_shape([size if isinstance(size, int) else None for size in shape])
 
 
 def _host_tensor(sizes):

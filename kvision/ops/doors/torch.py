@@ -136,9 +136,11 @@ def _fake(op, *tensors, **attributes):
             raise ValueError(
                 f"{op['name']}: `{rule['name']}` must have shape ({axes}). Received: {found}."
             )
-        for axis, size in zip(rule["axes"].split(), group[0].shape, strict=True):
-            if "|" not in axis:  # else another tensor tells
-                sizes.setdefault(axis, size)
+        for index, axis in enumerate(rule["axes"].split()):
+            if axis[0] == "+":  # the tensors of the list make it up together
+                sizes.setdefault(axis[1:], sum(tensor.shape[index] for tensor in group))
+            elif "|" not in axis:  # else another tensor tells
+                sizes.setdefault(axis, group[0].shape[index])
     outputs = []
     for rule in op["outputs"]:
         axes = rule["axes"].split()

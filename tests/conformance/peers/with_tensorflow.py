@@ -37,9 +37,17 @@ def soft(boxes, scores, sigma, score_threshold, max_output_size):
     return rows[None]
 
 
+def max_pool(x, pool_size, strides, padding):
+    """The values, and behind them their places y * width + x."""
+    windows = pool_size.tolist(), strides.tolist()
+    pooled, index = tf.nn.max_pool_with_argmax(x, *windows, padding.upper())
+    return np.concatenate([pooled, index // x.shape[3]], axis=-1)
+
+
 if __name__ == "__main__":
     serve(
         {
+            "tf.nn.max_pool_with_argmax": max_pool,
             "tf.image.combined_non_max_suppression": combined,
             "tf.image.non_max_suppression_with_scores, hard": hard,
             "tf.image.non_max_suppression_with_scores, soft": soft,

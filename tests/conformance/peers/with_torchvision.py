@@ -5,6 +5,7 @@ import torch
 import torchvision.ops
 from serving import padded, serve
 from torch import from_numpy as tensor
+from torch.nn import functional
 
 
 def nms(boxes, scores, iou_threshold):
@@ -69,9 +70,45 @@ def loss(function):
     return answer
 
 
+def channels_first(array):
+    return tensor(array).permute(0, 3, 1, 2).contiguous()
+
+
+def channels_last(array):
+    return array.detach().permute(0, 2, 3, 1).numpy()
+
+
+def max_pool(x, pool_size, strides, padding):
+    """The values, and behind them their indices."""
+    assert padding == "valid"
+    pooled, indices = functional.max_pool2d(
+        channels_first(x), pool_size.tolist(), strides.tolist(), return_indices=True
+    )
+    return np.concatenate([channels_last(pooled), channels_last(indices)], axis=-1)
+
+
+def max_pool_gradient(x, pool_size, strides, padding, gradient):
+    x = channels_first(x).requires_grad_()
+    pooled = functional.max_pool2d(x, pool_size.tolist(), strides.tolist())
+    return channels_last(torch.autograd.grad(pooled, x, channels_first(gradient))[0])
+
+
+def max_unpool(x, pool_size, strides, padding, gradient):
+    """Of the values that `gradient` holds, to the places of the maxima of `x`."""
+    windows = pool_size.tolist(), strides.tolist()
+    _, indices = functional.max_pool2d(channels_first(x), *windows, return_indices=True)
+    size = x.shape[1:3]
+    return channels_last(
+        functional.max_unpool2d(channels_first(gradient), indices, *windows, output_size=size)
+    )
+
+
 if __name__ == "__main__":
     serve(
         {
+            "torch.nn.functional.max_pool2d, indices": max_pool,
+            "torch.nn.functional.max_pool2d, gradient": max_pool_gradient,
+            "torch.nn.functional.max_unpool2d": max_unpool,
             "torchvision.ops.nms": nms,
             "torchvision.ops.batched_nms": batched_nms,
             "torchvision.ops.roi_align": roi_align,

@@ -1,0 +1,68 @@
+"""Small nets that between them have every kind of window, as functions of a `KerasTensor`."""
+
+import keras
+from keras import layers
+
+
+def conv(x, filters, kernel_size, strides=1, **kwargs):
+    return layers.Conv2D(filters, kernel_size, strides=strides, activation="relu", **kwargs)(x)
+
+
+def pools_and_valid_convolutions(x):
+    x = conv(x, 4, 3)
+    x = layers.MaxPooling2D(2)(x)
+    x = conv(x, 4, (1, 3))
+    x = layers.MaxPooling2D(3, 2)(x)
+    return layers.AveragePooling2D(2)(conv(x, 5, 2))
+
+
+def same_everywhere(x):
+    x = conv(x, 4, 3, 2, padding="same")
+    x = layers.AveragePooling2D(3, 2, padding="same")(x)
+    x = layers.AveragePooling2D(3, 1, padding="same")(x)
+    x = conv(x, 4, (4, 2), padding="same", dilation_rate=(1, 3))
+    x = layers.MaxPooling2D(3, 2, padding="same")(x)
+    return conv(x, 5, 5, padding="same")
+
+
+def residual_of_unequal_windows(x):
+    x = conv(x, 4, 3, 2, padding="same")
+    shortcut = layers.AveragePooling2D(2, 2, padding="same")(x)
+    y = layers.ZeroPadding2D(1)(layers.BatchNormalization()(x))
+    y = layers.DepthwiseConv2D(3, strides=2)(y)
+    x = layers.add([shortcut, y, layers.Conv2D(4, 1, strides=2, padding="same")(x)])
+    x = layers.concatenate([x, conv(x, 2, 1)])
+    y = layers.SeparableConv2D(6, 3, strides=2, padding="same")(x)
+    return layers.ReLU()(y + 0.5 * x[:, ::2, ::2])
+
+
+def squeeze_and_excite(x):
+    x = conv(x, 4, 3, 2, padding="same")
+    x = conv(x, 4, 3, 2, padding="same", groups=2)
+    scale = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    x = layers.multiply([x, layers.Dense(4, activation="sigmoid")(scale)])
+    return keras.ops.relu(layers.LayerNormalization()(layers.MaxPooling2D(3, 2, "same")(x)))
+
+
+def models_in_a_model(x):
+    stem = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 4, strides=4)])
+    inputs = keras.Input((None, None, 4))
+    block = keras.Model(inputs, layers.add([conv(inputs, 4, 3, padding="same"), inputs]))
+    x = block(block(stem(layers.Rescaling(2.0)(x))))
+    x = layers.Cropping2D(((1, 0), (0, 1)))(layers.MaxPooling2D(1, 2)(x))
+    return conv(x, 4, 3, padding="same")
+
+
+def windows_smaller_than_strides(x):
+    x = layers.AveragePooling2D(1, 2)(conv(x, 4, 2, 2, padding="same"))
+    return conv(layers.MaxPooling2D(2, 3, padding="same")(x), 4, 3, padding="same")
+
+
+NETS = [
+    pools_and_valid_convolutions,
+    same_everywhere,
+    residual_of_unequal_windows,
+    squeeze_and_excite,
+    models_in_a_model,
+    windows_smaller_than_strides,
+]
