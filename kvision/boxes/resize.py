@@ -142,7 +142,7 @@ def _resize_tensors(images, image_size, policy, picture, padding):
     if picture and images.dtype.is_integer:
         resized = tf.round(resized)
     resized = tf.image.pad_to_bounding_box(resized, 0, 0, target_height, target_width)
-    if policy == "letterbox" and padding != 0:
+    if policy == "letterbox" and np.any(padding):
         inside = tf.logical_and(
             tf.range(target_height)[:, None] < size[0], tf.range(target_width)[None] < size[1]
         )

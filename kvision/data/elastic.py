@@ -60,7 +60,8 @@ def deform(values, displacements, backend, *, interpolation, fill_mode, fill_val
     """
     xp = backend.numpy
     height, width, channels = values.shape[1:]
-    flat = xp.reshape(values, (-1, height * width, channels))
+    flat = xp.reshape(values, (-1, channels))
+    image = xp.cumsum(xp.ones_like(displacements[..., 0], dtype="int32"), 0) - 1
     y = displacements[..., 0] + xp.arange(height, dtype="float32")[:, None]
     x = displacements[..., 1] + xp.arange(width, dtype="float32")
 
@@ -68,10 +69,10 @@ def deform(values, displacements, backend, *, interpolation, fill_mode, fill_val
         """The values at whole numbers of rows and columns, wherever they are."""
         row, above = _within(row, height, fill_mode, xp)
         column, left = _within(column, width, fill_mode, xp)
-        place = backend.cast(xp.reshape(row * width + column, (-1, height * width, 1)), "int32")
-        taken = [xp.take_along_axis(flat[..., i : i + 1], place, 1) for i in range(channels)]
-        taken = xp.reshape(xp.concatenate(taken, -1), (-1, height, width, channels))
-        return xp.where(xp.logical_and(above, left)[..., None], taken, fill_value)
+        row, column = backend.cast(row, "int32"), backend.cast(column, "int32")
+        place = (image * height + row) * width + column
+        inside = xp.logical_and(above, left)[..., None]
+        return xp.where(inside, xp.take(flat, place, axis=0), fill_value)
 
     if interpolation == "nearest":
         return pixels(xp.floor(y + 0.5), xp.floor(x + 0.5))

@@ -14,7 +14,7 @@ from kvision import backbones
 from kvision.models.classification import ImageClassifier
 from kvision.models.detection import FasterRCNN
 from kvision.models.image_model import ImageModel
-from kvision.models.segmentation import DeepLabV3, DeepLabV3Plus
+from kvision.models.segmentation import DeepLabV3, DeepLabV3Plus, UNet
 
 
 class Entry(NamedTuple):
@@ -153,6 +153,14 @@ CATALOG = {
         "faster_rcnn",
         "Ren, He, Girshick and Sun, 2015; Lin et al., 2017",
         (41_755_286, 106_241),
+    ),
+    "unet": Entry(
+        UNet,
+        lambda: {"num_classes": 2},
+        lambda: {"num_classes": 11, "filters": 8, "dropout": 0.0},
+        "unet",
+        "Ronneberger, Fischer and Brox, 2015",
+        (31_031_810, 0),
     ),
     "deeplab_v3": Entry(
         DeepLabV3,

@@ -5,6 +5,7 @@ import keras
 from kvision.boxes.resize import check_resize
 from kvision.layers import FeatureSpec
 from kvision.layers.freezing import frozen_layers, make_frozen
+from kvision.models.data_checks import check_images
 
 
 class ImageModel(keras.Model):
@@ -79,8 +80,10 @@ class ImageModel(keras.Model):
             What `call` returns.
 
         Raises:
-            ValueError: If the images have another shape or are too small.
+            ValueError: If the images have another shape, are too small, or are a whole batch
+                dictionary.
         """
+        check_images(type(self).__name__, images)
         channels = self.image_channels
         shape = tuple(getattr(images, "shape", (None, None, None, channels)))
         if len(shape) != 4 or shape[3] not in (None, channels):

@@ -1,4 +1,5 @@
 import fractions
+import importlib.util
 import math
 
 import keras
@@ -187,3 +188,18 @@ def test_arrays_are_resized_as_tensors_are(tf, policy, dtype, interpolation):
         # means that end in a half, that makes the one or the other colour.
         atol = 1 if dtype == "uint8" and interpolation == "bilinear" else 91 * 2**-23 * 255
         np.testing.assert_allclose(actual.astype("float64"), tensors, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+@pytest.mark.parametrize("padding", [0, 9, (1, 2, 3), np.array([0, 0, 5])])
+def test_a_letterbox_is_filled_with_what_is_asked(interpolation, padding):
+    images = np.full((1, 4, 8, 3), 100, "uint8")
+    tensors = [images]
+    if importlib.util.find_spec("tensorflow"):
+        import tensorflow as tf
+
+        tensors.append(tf.constant(images))
+    for given in tensors:
+        found = resize.resize_images(given, (6, 6), interpolation=interpolation, padding=padding)
+        np.testing.assert_array_equal(found[:, :3], 100)
+        np.testing.assert_array_equal(found[:, 3:], np.broadcast_to(padding, (1, 3, 6, 3)))

@@ -56,7 +56,16 @@ _SUMS = {"float32": 2e-6, "float64": 1e-12, "bfloat16": 2.0**-7, "float16": 2.0*
 def all_calls(small=False, seed=0):
     """Every call; only a few small ones of each op where every access is watched."""
     rng = np.random.default_rng(seed)
-    for calls in (_roi_align, _roi_pool, _max_pool, _suppression, _decay, _match_boxes, _box_iou):
+    for calls in (
+        _roi_align,
+        _roi_pool,
+        _max_pool,
+        _suppression,
+        _decay,
+        _match_boxes,
+        _box_iou,
+        _border_weight_map,
+    ):
         yield from calls(rng, small)
 
 
@@ -349,3 +358,23 @@ def _box_iou(rng, small):
                 yield Call("pairwise_iou", label, [boxes1, boxes2], {"kind": kind}, *limits)
                 same = _nasty(boxes_in(rng, (batch, first), 50, dtype=dtype), 50)
                 yield Call("elementwise_iou", label, [boxes1, same], {"kind": kind}, *limits)
+
+
+def _border_weight_map(rng, small):
+    # Images, height, width; the side of the patches that are drawn.
+    layouts = [(2, 33, 70, 4), (1, 1, 50, 1), (1, 50, 1, 2), (2, 0, 5, 1), (1, 40, 40, 50)]
+    if not small:
+        layouts += [(3, 256, 255, 9), (1, 700, 300, 40), (0, 5, 5, 1)]
+    for batch, height, width, side in layouts:
+        ids = rng.integers(-2, 6, (batch, height // side + 1, width // side + 1))
+        ids = ids.repeat(side, 1).repeat(side, 2)[:, :height, :width].astype("int32")
+        for background, border, sigma in ((1.0, 10.0, 5.0), (0.0, 3.0, 30.0), (0.0, 1.0, 0.5)):
+            attributes = {
+                "background_weight": background,
+                "foreground_weight": 2 * background,
+                "border_weight": border,
+                "sigma": sigma,
+            }
+            label = f"{batch} x {height} x {width}, patches of {side}, sigma {sigma}"
+            # Two exponential functions.
+            yield Call("border_weight_map", label, [ids], attributes, 2e-6)

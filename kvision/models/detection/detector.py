@@ -6,7 +6,6 @@ import keras
 from keras import ops
 
 from kvision.metrics import COCODetectionMetrics
-from kvision.models.data_checks import check_images
 from kvision.models.detection.evaluated_model import EvaluatedModel
 from kvision.models.detection.target_checks import check_targets
 
@@ -265,9 +264,7 @@ class Detector(EvaluatedModel):
         return super().predict_step(*args)
 
     def _check_batch(self, data):
-        images, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
-        check_images(type(self).__name__, images)
-        self._check_targets(targets)
+        self._check_targets(keras.utils.unpack_x_y_sample_weight(data)[1])
 
     def _collect(self, outputs):
         if "batch" in outputs:

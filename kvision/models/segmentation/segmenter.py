@@ -5,7 +5,7 @@ from keras import ops
 
 from kvision.losses import PixelCrossEntropy
 from kvision.metrics import SegmentationMetrics
-from kvision.models.data_checks import check_images, check_labels
+from kvision.models.data_checks import check_labels
 from kvision.models.image_model import ImageModel
 
 
@@ -131,7 +131,6 @@ class Segmenter(ImageModel):
         Raises:
             ValueError: If there are no labels, or a label is no class.
         """
-        check_images(type(self).__name__, x)
         if y is None:
             raise ValueError(
                 f"{type(self).__name__}: labels (B, H, W) must come with the images, as "
