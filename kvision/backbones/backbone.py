@@ -18,7 +18,7 @@ class Backbone(keras.Model):
         images: Input of the images.
         pyramid: Level -> feature map, finest first.
         strides: Level -> image pixels between two of its positions.
-        smallest_image: The least height and width of an image, in pixels.
+        smallest_image: Shortest side of an image, in pixels, of which no map is empty.
         name: Name of the model.
 
     Attributes:

@@ -58,6 +58,7 @@ class MobileNetV2(Backbone):
 
     Attributes:
         feature_specs: `FeatureSpec` of every output level, finest first.
+        smallest_image: Shortest side of an image, in pixels, of which no map is empty.
 
     Raises:
         ValueError: For an argument out of its range.

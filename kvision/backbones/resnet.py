@@ -52,6 +52,7 @@ class ResNet(Backbone):
 
     Attributes:
         feature_specs: `FeatureSpec` of every output level, finest first.
+        smallest_image: Shortest side of an image, in pixels, of which no map is empty.
 
     Raises:
         ValueError: For an argument out of its range.

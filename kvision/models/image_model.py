@@ -33,7 +33,6 @@ class ImageModel(keras.Model):
     """
 
     task = None
-    backbone = None
     image_channels = 3
 
     def __init__(
@@ -58,6 +57,7 @@ class ImageModel(keras.Model):
             image_size = (image_size, image_size)
         image_size_or_any = (1, 1) if image_size is None else image_size
         check_resize(name, image_size_or_any, resize_policy)
+        self.backbone = None  # Not of the class: it would hide the module that PyTorch keeps.
         self.num_classes = int(num_classes)
         self.class_names = None if class_names is None else list(class_names)
         self.image_size = None if image_size is None else tuple(int(side) for side in image_size)

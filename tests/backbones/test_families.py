@@ -105,19 +105,31 @@ def expected_size(family, side, stride):
     return side // stride if family.startswith("vgg") else -(-side // stride)
 
 
-@pytest.mark.parametrize("family", TINY)
-@pytest.mark.parametrize("output_stride", [8, 16, 32])
-def test_feature_specs_describe_the_output(family, output_stride):
-    model = TINY[family](output_stride=output_stride)
-    pyramid = model(random_images(70, 101))
+def check_sizes(model, family, pyramid, height, width):
+    """The levels and their strides; sizes are as the docstrings say."""
     first = 0 if family.startswith("vgg") else 1
     assert list(model.feature_specs) == list(pyramid) == [f"P{n}" for n in range(first, 6)]
     for number, (level, spec) in enumerate(model.feature_specs.items(), start=first):
-        assert spec.stride == min(2**number, output_stride)
-        sides = [expected_size(family, side, spec.stride) for side in (70, 101)]
-        if family.startswith("vgg") and 2**number > output_stride:
-            sides = [side // output_stride for side in (70, 101)]
-        assert tuple(pyramid[level].shape) == (2, *sides, spec.channels)
+        assert spec.stride == min(2**number, model.output_stride)
+        sides = [expected_size(family, side, spec.stride) for side in (height, width)]
+        assert pyramid[level].shape == (2, *sides, spec.channels)
+
+
+@pytest.mark.parametrize(
+    ("family", "output_stride"),
+    [("vgg", 8), ("vgg", 32), ("xception", 8), ("xception_aligned", 32), ("mobilenet_v2", 32)],
+)
+def test_the_smallest_image(family, output_stride):
+    model = TINY[family](output_stride=output_stride)
+    side = model.smallest_image
+    for features in model(random_images(side, side)).values():
+        assert min(features.shape) > 0
+    if side > 1:
+        try:
+            shapes = model.compute_output_shape((1, side - 1, 64, 3))
+        except ValueError:
+            return  # Keras refuses a convolution that has no output.
+        assert any(0 in shape for shape in shapes.values())
 
 
 @pytest.mark.parametrize(
@@ -139,6 +151,8 @@ def test_dilation_gives_the_strided_features_in_between(family, height, width, o
     dilated = TINY[family](output_stride=output_stride)
     dilated.set_weights(strided.get_weights())
     expected, actual = to_numpy(strided(images)), to_numpy(dilated(images))
+    check_sizes(strided, family, expected, height, width)
+    check_sizes(dilated, family, actual, height, width)
     for level, spec in strided.feature_specs.items():
         step = spec.stride // dilated.feature_specs[level].stride
         rows, columns = expected[level].shape[1:3]
@@ -159,7 +173,7 @@ def test_frozen_stages_are_not_trainable(family, frozen_stages):
             assert layer.trainable != layer.name.startswith(frozen)
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", ["vgg_bn", "xception_aligned", "mobilenet_v2_same"])
 def test_saving(tmp_path, family):
     model = randomize(
         TINY[family](
@@ -218,12 +232,11 @@ def test_pixels_are_normalized_as_in_keras(convention, mode):
     [("vgg", "imagenet"), ("mobilenet_v2", "imagenet"), ("xception", "inception")],
 )
 def test_a_family_has_its_own_convention_of_pixels(family, convention):
-    images = random_images(64, 64)
-    model, named = TINY[family](), TINY[family](normalize_pixels=convention)
-    named.set_weights(model.get_weights())
-    expected = to_numpy(named(images))
-    for level, features in to_numpy(model(images)).items():
-        np.testing.assert_array_equal(features, expected[level])
+    layers = [
+        TINY[family](normalize_pixels=argument).get_layer("pixel_normalization")
+        for argument in (True, convention)
+    ]
+    assert layers[0].get_config() == layers[1].get_config()
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,12 @@ def seed_keras_weights(model):
 
 
 def _draw_keras(rng, layer, kind, shape):
-    if kind in ("gamma", "moving_variance"):
-        ends_branch = kind == "gamma" and layer.endswith(("_3_bn", "_project_BN"))
-        return rng.uniform(0.5, 1.5, shape) * (0.2 if ends_branch else 1.0)
+    if kind == "moving_variance":
+        return rng.uniform(0.5, 1.5, shape)
+    if kind == "gamma":
+        ends_branch = {"_3_bn": 0.2, "_project_BN": 0.5}  # of ResNet and MobileNet v2
+        scale = next((value for end, value in ends_branch.items() if layer.endswith(end)), 1.0)
+        return rng.uniform(0.5, 1.5, shape) * scale
     if kind in ("beta", "moving_mean", "bias"):
         return rng.normal(0.0, 0.1, shape)
     fan_in = np.prod(shape[:2]) if shape[-1] == 1 else np.prod(shape[:-1])
