@@ -55,7 +55,7 @@ def models_in_a_model(x):
 
 def windows_smaller_than_strides(x):
     x = layers.AveragePooling2D(1, 2)(conv(x, 4, 2, 2, padding="same"))
-    return conv(layers.MaxPooling2D(2, 3, padding="same")(x), 4, 3, padding="same")
+    return layers.MaxPooling2D(2, 3, padding="same")(x)
 
 
 NETS = [

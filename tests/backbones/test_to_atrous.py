@@ -44,8 +44,8 @@ def run(model, x):
 
 def assert_holds(dense, strided, step):
     """The strided map stands on every `step`-th position of the dense one, and is not trivial."""
-    scale = np.abs(strided).max()
-    assert 1e-2 < strided.std() < 1e4
+    assert 1e-2 < strided.std() < 1e2
+    scale = np.abs(strided).max() if FLOAT == "float32" else 1
     np.testing.assert_allclose(dense[:, ::step, ::step], strided, rtol=0, atol=TOLERANCE * scale)
 
 
