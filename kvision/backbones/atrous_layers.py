@@ -58,13 +58,13 @@ class _AtrousLayer(layers.Layer):
     def pads(self, size, axis):
         """Padding before and after a dense map of `size` positions along an axis, 0 or 1."""
         spacing = self.spacing[axis]
-        size = (size + spacing - 1) // spacing
-        before, after = self._strided.pads(size, axis)
+        strided_size = (size + spacing - 1) // spacing
+        before, after = (pad * spacing for pad in self._strided.pads(strided_size, axis))
         if self.full_size:
-            windows = self._strided.output_size(size, axis)
+            windows = self._strided.output_size(strided_size, axis)
             reach = windows * self.window_strides[axis] + self._strided.extent(axis) - 1
-            after = reach - size - before
-        return before * spacing, after * spacing
+            after = reach * spacing - size - before
+        return before, after
 
     def grid_window(self):
         """The `Window` that slides over the dense map."""
@@ -146,9 +146,7 @@ class AtrousMaxPooling2D(_AtrousPooling2D):
 
     def call(self, inputs):
         outputs = self._pooled(inputs, {1: 0, 2: 1}, ops.maximum, float("-inf"))
-        if any(
-            size < step for size, step in zip(self.window_size, self.window_strides, strict=True)
-        ):
+        if self.full_size:
             outputs = ops.where(self._counts(inputs) > 0, outputs, ops.zeros_like(outputs))
         return outputs
 

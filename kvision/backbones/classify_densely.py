@@ -68,6 +68,7 @@ def to_dense_classifier(model, output_stride=8, *, image_size=None, pointwise_la
             layer that has no counterpart on a map.
     """
     image_size = image_size or getattr(model, "image_size", None)
+    pointwise_layers = tuple(pointwise_layers)
     model = followable("to_dense_classifier", model)
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         raise ValueError(
@@ -88,7 +89,7 @@ def to_dense_classifier(model, output_stride=8, *, image_size=None, pointwise_la
     images = keras.Input(
         (None, None, model.inputs[0].shape[-1]), dtype=model.inputs[0].dtype, name="images"
     )
-    output = interpret(model, [_Map(images)], convert)
+    output = interpret(model, [_Map(images)], convert, pointwise_layers)
     name = name or f"{model.name}_dense"
     convolutional = keras.Model(images, output.tensor, name=name)
     convert.copy_weights()

@@ -20,7 +20,17 @@ _KERAS_APPLICATIONS = {
     r"densenet.*": "imagenet",
 }
 _ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
-_ACTIVATING_OPERATIONS = {"Relu", "Relu6", "Silu", "Gelu", "HardSilu", "LeakyRelu", "Elu", "Selu"}
+_ACTIVATING_OPERATIONS = {
+    "ReLU",
+    "Relu",
+    "Relu6",
+    "Silu",
+    "Gelu",
+    "HardSilu",
+    "LeakyRelu",
+    "Elu",
+    "Selu",
+}
 
 
 def from_keras(
@@ -63,6 +73,7 @@ def from_keras(
             of pixels is not known.
     """
     model = followable("from_keras", model)
+    pointwise_layers = tuple(pointwise_layers)
     survey = Survey("from_keras", model, pointwise_layers=pointwise_layers)
     found = _levels(survey)
     if missing := [level for level in levels or found if level not in found]:
@@ -73,7 +84,8 @@ def from_keras(
     images = keras.Input((None, None, model.inputs[0].shape[-1]), name="images")
     copies = Copies("from_keras")
     rebuild = _Rebuild(copies, survey.ancestors(*found.values()))
-    interpret(model, [_preprocessed(images, preprocessing, model.name, survey)], rebuild)
+    pixels = _preprocessed(images, preprocessing, model.name, survey)
+    interpret(model, [pixels], rebuild, pointwise_layers)
     pyramid = {level: rebuild.outputs[call] for level, call in found.items()}
     strides = {level: 2 ** int(level[1:]) for level in found}
     backbone = keras.Model(images, pyramid, name=name or model.name)

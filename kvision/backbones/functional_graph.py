@@ -94,10 +94,11 @@ def followable(caller, model):
     return model
 
 
-def interpret(model, inputs, visit):
+def interpret(model, inputs, visit, pointwise_layers=()):
     """Runs the graph of a functional or sequential model on values of any kind.
 
-    Models inside the model are entered: their layers are visited as the model's own.
+    Models inside the model are entered: their layers are visited as the model's own. So are layers
+    that are not known but made of layers, and `Lambda`.
 
     Args:
         model: A functional or sequential `keras.Model`.
@@ -106,32 +107,51 @@ def interpret(model, inputs, visit):
         visit: `visit(operation, args, kwargs)`, called for every call of a layer or operation in
             an order in which its inputs come first, with values in the place of tensors. Returns
             a value, or a structure of values, for its outputs.
+        pointwise_layers: Classes of layers that are not entered.
 
     Returns:
         The values of the model's outputs, in the structure of `model.output`.
     """
     if isinstance(model, keras.Sequential):
-        (value,) = inputs
-        for layer in model.layers:
-            value = _call(layer, (value,), {}, visit)
-        return value
+        model = model._functional
     values = {id(tensor): value for tensor, value in zip(model.inputs, inputs, strict=True)}
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             if node.is_input or any(id(tensor) not in values for tensor in node.input_tensors):
                 continue
-            args, kwargs = node.arguments.fill_in(values)
-            outputs = keras.tree.flatten(_call(node.operation, args, kwargs, visit))
+            inner = _inner_model(node, pointwise_layers)
+            if inner is None:
+                args, kwargs = node.arguments.fill_in(values)
+                outputs = visit(node.operation, args, kwargs)
+            else:
+                taken = [values[id(tensor)] for tensor in node.input_tensors]
+                outputs = interpret(inner, taken, visit, pointwise_layers)
             values.update(
-                (id(tensor), value) for tensor, value in zip(node.outputs, outputs, strict=True)
+                (id(tensor), value)
+                for tensor, value in zip(node.outputs, keras.tree.flatten(outputs), strict=True)
             )
     return keras.tree.map_structure(lambda tensor: values[id(tensor)], model.output)
 
 
-def _call(operation, args, kwargs, visit):
-    if isinstance(operation, keras.Sequential) or _is_functional(operation):
-        return interpret(operation, keras.tree.flatten(args), visit)
-    return visit(operation, args, kwargs)
+def _inner_model(node, pointwise_layers):
+    """The model that a call enters, or `None` if it is a call of a single layer."""
+    layer = node.operation
+    if isinstance(layer, keras.Sequential) or _is_functional(layer):
+        return layer
+    has_parts = isinstance(layer, layers.Layer) and (
+        layer._layers or isinstance(layer, layers.Lambda)
+    )
+    if not has_parts or role(layer, (), pointwise_layers) is not Role.UNKNOWN:
+        return None
+    inputs = {
+        id(tensor): keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+        for tensor in node.input_tensors
+    }
+    args, kwargs = node.arguments.fill_in(inputs)
+    try:
+        return keras.Model(list(inputs.values()), layer.call(*args, **kwargs))
+    except Exception:  # its `call` is not made of layers and of `keras.ops` alone
+        return None
 
 
 def _is_functional(model):
@@ -240,7 +260,18 @@ _POINTWISE_NAMES = {
 _POINTWISE_OPERATIONS = {
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"),
     *("Abs", "Absolute", "Negative", "Square", "Sqrt", "Rsqrt", "Exp", "Log", "Clip", "Cast"),
-    *("Relu", "Relu6", "Sigmoid", "HardSigmoid", "HardSwish", "HardSilu", "Silu", "Gelu", "Tanh"),
+    *(
+        "ReLU",
+        "Relu",
+        "Relu6",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "HardSilu",
+        "Silu",
+        "Gelu",
+        "Tanh",
+    ),
     *("Softplus", "Softsign", "Elu", "Selu", "LeakyRelu", "Sin", "Cos"),
 }
 _COLLAPSING = (
@@ -298,7 +329,7 @@ def role(operation, args=(), pointwise_layers=()):
         return Role.POINTWISE
     if not isinstance(operation, layers.Layer):
         if name == "GetItem":
-            return _slicing(args[1])
+            return _slicing(*args[1:])
         if name == "Concatenate":
             return Role.POINTWISE if operation.axis in (-1, 3) else Role.UNKNOWN
         if name in _POINTWISE_OPERATIONS:
@@ -307,17 +338,27 @@ def role(operation, args=(), pointwise_layers=()):
 
 
 def _slicing(key):
-    """`x[:, ::s, ::t, ...]` is a window of one tap; slices of the channels are pointwise."""
+    """`x[:, a::s, b::t, ...]` is a window of one tap; slices of the channels are pointwise."""
     key = tuple(key) if isinstance(key, tuple | list) else (key,)
-    if len(key) and key[0] is Ellipsis:
-        return Role.POINTWISE if len(key) == 2 and isinstance(key[1], slice) else Role.UNKNOWN
+    if Ellipsis in key:
+        at = key.index(Ellipsis)
+        key = (*key[:at], *[slice(None)] * (5 - len(key)), *key[at + 1 :])
     if len(key) > 4 or not all(isinstance(part, slice) for part in key):
         return Role.UNKNOWN
-    batch, *grid = (key + (slice(None),) * 3)[:3]
-    if batch != slice(None) or any(part.start or part.stop is not None for part in grid):
-        return Role.UNKNOWN
+    batch, *grid, channels = (key + (slice(None),) * 4)[:4]
+    starts = tuple(part.start or 0 for part in grid)
     steps = tuple(part.step or 1 for part in grid)
-    return Window(strides=steps) if min(steps) > 0 else Role.UNKNOWN
+    if batch != slice(None) or any(part.stop is not None for part in grid):
+        return Role.UNKNOWN
+    if min(steps) < 1 or min(starts) < 0:
+        return Role.UNKNOWN
+    if steps == (1, 1) and not any(starts):
+        return Role.POINTWISE
+    if channels != slice(None):
+        return Role.UNKNOWN
+    if not any(starts):
+        return Window(strides=steps)
+    return Window(strides=steps, padding=tuple((-start, 0) for start in starts))
 
 
 def _pair(value):

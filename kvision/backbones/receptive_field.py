@@ -96,7 +96,7 @@ def receptive_field(model, image_size=None, *, pointwise_layers=()):
     size = model.inputs[0].shape[1:3] if image_size is None else image_size
     size = [_ANY_SIZE if side is None else side for side in size]
     walk = FieldWalk("receptive_field", pointwise_layers)
-    interpret(model, [image_field(size)], walk)
+    interpret(model, [image_field(size)], walk, walk.pointwise_layers)
     return ReceptiveFields(size, walk.rows)
 
 

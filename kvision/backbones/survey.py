@@ -42,7 +42,7 @@ class Survey:
         self.calls = [Call(None, (), image, ())]
         self._walk = FieldWalk(caller, pointwise_layers)
         self._places = {id(image): 0}
-        outputs = interpret(model, [image], self._visit)
+        outputs = interpret(model, [image], self._visit, self._walk.pointwise_layers)
         ends = [self._places[id(field)] for field in keras.tree.flatten(outputs)]
         self.last_map = max(
             place for place in self.ancestors(*ends) if self.calls[place].field.axes is not None

@@ -70,10 +70,11 @@ def to_atrous(
         raise ValueError(
             f"to_atrous: `output_stride` must be a positive integer. Received: {output_stride!r}."
         )
-    converter = _Converter(output_stride, full_size, tuple(pointwise_layers))
+    pointwise_layers = tuple(pointwise_layers)
+    converter = _Converter(output_stride, full_size, pointwise_layers)
     model = followable("to_atrous", model)
     images = input_like(model, image_size)
-    outputs = interpret(model, [_Map(images, (1, 1), (1, 1))], converter)
+    outputs = interpret(model, [_Map(images, (1, 1), (1, 1))], converter, pointwise_layers)
     if not converter.dilates:
         raise ValueError(
             "to_atrous: the model has no layer that strides beyond "
@@ -180,7 +181,7 @@ class _Converter:
             "window_size": window.kernel,
             "window_strides": window.strides,
             "window_dilation": window.dilation,
-            "window_padding": window.padding,
+            "window_padding": window.padding if isinstance(window.padding, str) else "valid",
             "spacing": inputs.spacing,
             "strides": kept,
             "full_size": self.full_size,
@@ -190,12 +191,15 @@ class _Converter:
                 layer = self.copies.beside(operation, atrous_pooling, **geometry)
                 return dataclasses.replace(output, tensor=layer(inputs.tensor))
         tensor, padding = inputs.tensor, "valid"
+        if not isinstance(operation, layers.Layer):  # x[:, a::s, b::t]
+            top, left = (-window.pads(None, axis)[0] * inputs.spacing[axis] for axis in (0, 1))
+            tensor = tensor[:, top:, left:] if top or left else tensor
         if window.strides == (1, 1) and all(window.extent(axis) % 2 for axis in (0, 1)):
             padding = window.padding  # as much before as after: Keras' `same` dilates as it should
         elif window.padding == "same" or (self.full_size and window.strides != (1, 1)):
             pad = self.copies.beside(operation, AtrousPadding2D, "_atrous_pad", **geometry)
             tensor = pad(tensor)
-        if not isinstance(operation, layers.Layer):  # x[:, ::s, ::s]
+        if not isinstance(operation, layers.Layer):
             return dataclasses.replace(output, tensor=tensor[:, :: kept[0], :: kept[1]])
         dilation = tuple(
             own * step for own, step in zip(window.dilation, inputs.spacing, strict=True)

@@ -53,9 +53,34 @@ def models_in_a_model(x):
     return conv(x, 4, 3, padding="same")
 
 
+class Block(layers.Layer):
+    """A layer made of layers, as other libraries have them."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.convolution = layers.Conv2D(4, 3, strides=2, padding="same")
+        self.pooling = layers.GlobalAveragePooling2D(keepdims=True)
+        self.gate = layers.Conv2D(4, 1, activation="sigmoid")
+
+    def build(self, input_shape):
+        self.convolution.build(input_shape)
+        self.gate.build((None, 1, 1, 4))
+
+    def call(self, inputs):
+        x = keras.ops.relu(self.convolution(inputs))
+        return x * self.gate(self.pooling(x))
+
+
+def focus_and_blocks(x):
+    x = x[..., ::-1]
+    quarters = [x[:, a::2, b::2] for a in (0, 1) for b in (0, 1)]
+    x = layers.Lambda(lambda each: 2 * each[..., :7])(layers.Concatenate()(quarters))
+    return Block()(Block()(x))[..., ::-1]
+
+
 def windows_smaller_than_strides(x):
     x = layers.AveragePooling2D(1, 2)(conv(x, 4, 2, 2, padding="same"))
-    return conv(layers.MaxPooling2D(2, 3, padding="same")(x), 4, 3, padding="same")
+    return layers.MaxPooling2D(2, 3, padding="same")(x)
 
 
 NETS = [

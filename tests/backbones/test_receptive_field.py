@@ -9,7 +9,7 @@ from keras import layers
 
 import kvision
 from kvision.backbones import ResNet50, to_atrous
-from tests.backbones.small_nets import NETS, conv
+from tests.backbones.small_nets import NETS, conv, focus_and_blocks
 
 
 def functional(net, size=(None, None)):
@@ -121,6 +121,12 @@ def test_fields_are_what_an_image_changes(net, axis):
                 assert each[0] == max(first, 0)
                 if first + last.size[axis] <= length:
                     assert each[-1] == first + last.size[axis] - 1
+
+
+def test_layers_made_of_layers():
+    last = kvision.receptive_field(functional(focus_and_blocks, (64, 64))).rows[-1]
+    assert last[2:6] == ((8, 8), (8, 8), (14, 14), (0, 0))
+    assert last.sees_all
 
 
 def test_strides_below_one():
