@@ -162,19 +162,18 @@ class PixelLoss(keras.losses.Loss):
             num_weights: How many there have to be.
 
         Returns:
-            Array `(num_weights,)`.
+            Float tensor `(num_weights,)`.
 
         Raises:
             ValueError: If there are more or fewer.
         """
-        if self.class_weight is None:
-            return np.ones(num_weights, self.dtype)
-        if len(self.class_weight) != num_weights:
+        weights = self.class_weight or [1.0] * num_weights
+        if len(weights) != num_weights:
             raise ValueError(
                 f"{type(self).__name__}: `class_weight` must have {num_weights} numbers. "
-                f"Received: {len(self.class_weight)}."
+                f"Received: {len(weights)}."
             )
-        return np.array(self.class_weight, self.dtype)
+        return ops.convert_to_tensor(weights, self.dtype)
 
     def _pixels(self, y_true, y_pred, sample_weight):
         logits = ops.cast(ops.convert_to_tensor(y_pred), self.dtype)

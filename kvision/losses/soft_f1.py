@@ -45,9 +45,9 @@ class _RegionLoss(PixelLoss):
 
     def _weights_of_classes(self, num_classes):
         weights = self.class_weights(num_classes)
-        if self.ignore_class is not None and 0 <= self.ignore_class < num_classes > 1:
-            weights[self.ignore_class] = 0
-        return weights
+        if num_classes == 1 or self.ignore_class is None:
+            return weights
+        return ops.where(ops.arange(num_classes) == self.ignore_class, 0.0, weights)
 
 
 @keras.saving.register_keras_serializable("kvision")
