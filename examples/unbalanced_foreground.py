@@ -2,13 +2,13 @@
 
     .venv/bin/python examples/unbalanced_foreground.py
 
-Hardly one pixel in a hundred is ink, so cross-entropy is nearly satisfied by a network that calls
-everything background: what it learns of the ink it learns late, and it stays too careful. The F1
-loss does not know true negatives. The same network is trained from the same weights with each, and
-with cross-entropy that is weighted by the classes' frequencies.
+One pixel in seventy is ink, so cross-entropy is nearly satisfied by a network that calls all of it
+background: it is careful and finds half of the ink. Weighted by the classes' frequencies it finds
+almost all, and as much that is none. The F1 loss, which does not know true negatives, weighs the
+two against each other. The same network is trained from the same weights with each.
 
-Time: some minutes. Result: a table of precision, recall and F1 on test scenes, and
-out/unbalanced_foreground.png.
+Time: about a minute on two cores. Result: a table of precision, recall and F1 on test scenes, and
+out/unbalanced_foreground.png. The last run gave an F1 of 0.578, 0.700 and 0.733.
 """
 
 import argparse
