@@ -167,7 +167,7 @@ class PixelLoss(keras.losses.Loss):
         Raises:
             ValueError: If there are more or fewer.
         """
-        weights = self.class_weight or [1.0] * num_weights
+        weights = [1.0] * num_weights if self.class_weight is None else self.class_weight
         if len(weights) != num_weights:
             raise ValueError(
                 f"{type(self).__name__}: `class_weight` must have {num_weights} numbers. "
@@ -253,8 +253,7 @@ class PixelLoss(keras.losses.Loss):
         fits = len(found) == 3 or (len(found) == 4 and found[-1] in channels)
         pairs = zip(found[:3], expected[:3], strict=False)
         if not fits or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-            *_, height, width, num_classes = expected
-            last = "1" if len(channels) == 1 else f"1 or {num_classes}"
+            last = " or ".join(map(str, sorted(channels)))
             raise ValueError(
                 f"{owner}: `y_true` must have shape (B, H, W) or (B, H, W, {last}), as `y_pred` "
                 f"has shape {expected}. Received: {found}."
