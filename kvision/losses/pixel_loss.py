@@ -153,7 +153,7 @@ class PixelLoss(keras.losses.Loss):
         if self.reduction == "sum":
             return total
         by = weights if self.reduction == "mean_with_sample_weight" else counted
-        return ops.divide_no_nan(total, ops.sum(by)) / _num_replicas()
+        return quotient(total, ops.sum(by)) / _num_replicas()
 
     def class_weights(self, num_weights):
         """Returns `class_weight`, checked and with `None` as ones.
@@ -282,6 +282,19 @@ class PixelLoss(keras.losses.Loss):
             "hard_threshold": self.hard_threshold,
             "min_kept": self.min_kept,
         }
+
+
+def quotient(above, below):
+    """Divides what is 0 wherever its divisor is; that gives 0.
+
+    Args:
+        above: Float tensor.
+        below: Float tensor of the same shape.
+
+    Returns:
+        Float tensor of their dtype, which Keras' `divide_no_nan` does not keep on PyTorch.
+    """
+    return above / ops.where(below == 0, ops.ones_like(below), below)
 
 
 def _num_replicas():

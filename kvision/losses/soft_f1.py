@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kvision.losses.pixel_loss import PixelLoss
+from kvision.losses.pixel_loss import PixelLoss, quotient
 
 
 class _RegionLoss(PixelLoss):
@@ -17,10 +17,10 @@ class _RegionLoss(PixelLoss):
         common = self._sum(weights * truth * found)
         size = self._sum(weights * truth)
         size_found = self._sum(weights * (ops.square(found) if self.squared else found))
-        overlap = ops.divide_no_nan(2.0 * common + self.epsilon, size + size_found + self.epsilon)
+        overlap = quotient(2.0 * common + self.epsilon, size + size_found + self.epsilon)
         present = ops.cast(size > 0, self.dtype) if self.epsilon == 0 else ops.ones_like(size)
         class_weights = present * self._weights_of_classes(pixels.logits.shape[-1])
-        losses = ops.divide_no_nan(
+        losses = quotient(
             ops.sum(class_weights * self.loss_of(overlap), axis=-1),
             ops.sum(class_weights, axis=-1),
         )
