@@ -22,8 +22,7 @@ class _LossOfEachPixel(PixelLoss):
             return 1.0
         if self.activation == "sigmoid" and num_classes > 1:
             return self.class_weights(num_classes)
-        weights = self.class_weights(max(num_classes, 2))
-        return ops.take(ops.convert_to_tensor(weights), pixels.labels)
+        return ops.take(self.class_weights(max(num_classes, 2)), pixels.labels)
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -153,7 +153,7 @@ class PixelLoss(keras.losses.Loss):
         if self.reduction == "sum":
             return total
         by = weights if self.reduction == "mean_with_sample_weight" else counted
-        return ops.divide_no_nan(total, ops.sum(by)) / _num_replicas()
+        return quotient(total, ops.sum(by)) / _num_replicas()
 
     def class_weights(self, num_weights):
         """Returns `class_weight`, checked and with `None` as ones.
@@ -162,19 +162,18 @@ class PixelLoss(keras.losses.Loss):
             num_weights: How many there have to be.
 
         Returns:
-            Array `(num_weights,)`.
+            Float tensor `(num_weights,)`.
 
         Raises:
             ValueError: If there are more or fewer.
         """
-        if self.class_weight is None:
-            return np.ones(num_weights, self.dtype)
-        if len(self.class_weight) != num_weights:
+        weights = [1.0] * num_weights if self.class_weight is None else self.class_weight
+        if len(weights) != num_weights:
             raise ValueError(
                 f"{type(self).__name__}: `class_weight` must have {num_weights} numbers. "
-                f"Received: {len(self.class_weight)}."
+                f"Received: {len(weights)}."
             )
-        return np.array(self.class_weight, self.dtype)
+        return ops.convert_to_tensor(weights, self.dtype)
 
     def _pixels(self, y_true, y_pred, sample_weight):
         logits = ops.cast(ops.convert_to_tensor(y_pred), self.dtype)
@@ -254,8 +253,7 @@ class PixelLoss(keras.losses.Loss):
         fits = len(found) == 3 or (len(found) == 4 and found[-1] in channels)
         pairs = zip(found[:3], expected[:3], strict=False)
         if not fits or any(None not in pair and pair[0] != pair[1] for pair in pairs):
-            *_, height, width, num_classes = expected
-            last = "1" if len(channels) == 1 else f"1 or {num_classes}"
+            last = " or ".join(map(str, sorted(channels)))
             raise ValueError(
                 f"{owner}: `y_true` must have shape (B, H, W) or (B, H, W, {last}), as `y_pred` "
                 f"has shape {expected}. Received: {found}."
@@ -284,6 +282,19 @@ class PixelLoss(keras.losses.Loss):
             "hard_threshold": self.hard_threshold,
             "min_kept": self.min_kept,
         }
+
+
+def quotient(above, below):
+    """Divides what is 0 wherever its divisor is; that gives 0.
+
+    Args:
+        above: Float tensor.
+        below: Float tensor of the same shape.
+
+    Returns:
+        Float tensor of their dtype, which Keras' `divide_no_nan` does not keep on PyTorch.
+    """
+    return above / ops.where(below == 0, ops.ones_like(below), below)
 
 
 def _num_replicas():

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kvision.losses.pixel_loss import PixelLoss
+from kvision.losses.pixel_loss import PixelLoss, quotient
 
 
 class _RegionLoss(PixelLoss):
@@ -17,10 +17,10 @@ class _RegionLoss(PixelLoss):
         common = self._sum(weights * truth * found)
         size = self._sum(weights * truth)
         size_found = self._sum(weights * (ops.square(found) if self.squared else found))
-        overlap = ops.divide_no_nan(2.0 * common + self.epsilon, size + size_found + self.epsilon)
+        overlap = quotient(2.0 * common + self.epsilon, size + size_found + self.epsilon)
         present = ops.cast(size > 0, self.dtype) if self.epsilon == 0 else ops.ones_like(size)
         class_weights = present * self._weights_of_classes(pixels.logits.shape[-1])
-        losses = ops.divide_no_nan(
+        losses = quotient(
             ops.sum(class_weights * self.loss_of(overlap), axis=-1),
             ops.sum(class_weights, axis=-1),
         )
@@ -45,9 +45,9 @@ class _RegionLoss(PixelLoss):
 
     def _weights_of_classes(self, num_classes):
         weights = self.class_weights(num_classes)
-        if self.ignore_class is not None and 0 <= self.ignore_class < num_classes > 1:
-            weights[self.ignore_class] = 0
-        return weights
+        if num_classes == 1 or self.ignore_class is None:
+            return weights
+        return ops.where(ops.arange(num_classes) == self.ignore_class, 0.0, weights)
 
 
 @keras.saving.register_keras_serializable("kvision")

@@ -137,10 +137,11 @@ class BoundaryFScore(keras.metrics.Metric):
             Dictionary of scalars: `boundary_f_score`, and `boundary_f_score/<class>` with
             `per_class`; NaN where nothing was added.
         """
-        kept = np.arange(self.num_classes) != self.ignore_class
-        counted = ops.logical_and(self._images > 0, ops.convert_to_tensor(kept))
-        nan = ops.full_like(self._scores, float("nan"))
-        scores = ops.where(counted, ops.divide_no_nan(self._scores, self._images), nan)
+        scores, images = (ops.convert_to_tensor(v) for v in (self._scores, self._images))
+        kept = ops.convert_to_tensor(np.arange(self.num_classes) != self.ignore_class)
+        counted = ops.logical_and(images > 0, kept)
+        nan = ops.full_like(scores, float("nan"))
+        scores = ops.where(counted, ops.divide_no_nan(scores, images), nan)
         number = ops.sum(ops.cast(counted, "float32"))
         total = ops.sum(ops.where(counted, scores, ops.zeros_like(scores)))
         mean = ops.where(number > 0, ops.divide_no_nan(total, number), float("nan"))

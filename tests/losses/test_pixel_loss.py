@@ -1,6 +1,9 @@
 """What all losses of pixels promise: what is ignored, compiled code, dtypes, models, messages."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -112,8 +115,16 @@ def test_a_model_takes_the_same_steps_eagerly_and_compiled(name):
         return [*history, *model.get_weights()[0].ravel()]
 
     expected = trained(run_eagerly=True)
-    for jit_compile in (False, True):
+    # PyTorch's compiler starts with a warning and takes minutes.
+    for jit_compile in (False,) if keras.backend.backend() == "torch" else (False, True):
         np.testing.assert_allclose(trained(jit_compile=jit_compile), expected, 1e-4, 1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a strategy of TensorFlow")
+def test_two_replicas_train_and_evaluate_like_one():
+    """With the metrics of label maps, whose counts the replicas share."""
+    script = Path(__file__).parent / "two_replicas.py"
+    subprocess.run([sys.executable, str(script)], check=True, timeout=300)
 
 
 @every_loss
