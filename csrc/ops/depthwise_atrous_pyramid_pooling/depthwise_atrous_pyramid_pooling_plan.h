@@ -98,12 +98,13 @@ struct DepthwiseAtrousPlan {
 
 inline int64_t DivideUp(int64_t number, int64_t by) { return (number + by - 1) / by; }
 
-// A thread keeps `kept_rows` rows of a block, which has one cache line of every pixel or more and
-// fits into the second-level cache. The image must not be empty.
+// A thread keeps `kept_rows` rows of a block, which has one cache line of every pixel or more. They
+// fill a second-level cache and a part of the third: that costs less than the shorter reads of a
+// pixel's channels that less would leave. The image must not be empty.
 template <typename T>
 DepthwiseAtrousPlan PlanDepthwiseAtrous(const DepthwiseAtrousParameters& parameters,
                                         int64_t kept_rows) {
-  constexpr int64_t kCacheBytes = 640 * 1024;
+  constexpr int64_t kCacheBytes = 1280 * 1024;
   constexpr int64_t kFewChannels = 64 / sizeof(T), kMostChannels = 4 * kFewChannels;
   constexpr int64_t kUnits = 16, kFewestRows = 16;
   const int64_t few_bytes =
