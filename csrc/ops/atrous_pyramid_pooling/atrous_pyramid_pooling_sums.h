@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "common/half.h"
@@ -89,10 +90,12 @@ template <typename F>
 class AtrousNumbers {
  public:
   F* Reserve(int64_t number) {
-    if (static_cast<int64_t>(lines_.size()) * kPerLine < number) {
-      lines_ = std::vector<Line>((number + kPerLine - 1) / kPerLine);
+    const int64_t lines = (number + kPerLine - 1) / kPerLine;
+    if (lines > size_) {
+      lines_.reset(new Line[lines]);  // as they are: zeros would be written for nothing
+      size_ = lines;
     }
-    return reinterpret_cast<F*>(lines_.data());
+    return reinterpret_cast<F*>(lines_.get());
   }
 
  private:
@@ -100,7 +103,8 @@ class AtrousNumbers {
   struct alignas(64) Line {
     F numbers[kPerLine];
   };
-  std::vector<Line> lines_;
+  std::unique_ptr<Line[]> lines_;
+  int64_t size_ = 0;
 };
 
 // The memory of a thread, kept from one part of the sums to the next.
