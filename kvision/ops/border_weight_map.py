@@ -7,7 +7,6 @@ Segmentation", 2015, section 3.
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from kvision.ops import native
@@ -19,6 +18,8 @@ _MAX_SIDE = 23170
 # No cell: more than the square of any distance in an image of that size.
 _FAR = 2**30
 _GREATEST_EXPONENT = 87.0
+# Of float32, in which the arguments are passed on.
+_SMALLEST, _LARGEST = 2.0**-149, 2.0**128 - 2.0**104
 
 
 def border_weight_map(instances, *, class_weights=(1.0, 1.0), border_weight=10.0, sigma=5.0):
@@ -76,11 +77,9 @@ class BorderWeightMapOperation(keras.Operation):
                 f"Received: {class_weights!r}."
             )
         for weight in class_weights:
-            _check_in_float32("class_weights", weight, "finite and at least 0", weight == 0)
-        _check_in_float32(
-            "border_weight", border_weight, "finite and at least 0", border_weight == 0
-        )
-        _check_in_float32("sigma", sigma, "positive and finite")
+            _check_in_float32("class_weights", weight)
+        _check_in_float32("border_weight", border_weight)
+        _check_in_float32("sigma", sigma, positive=True)
         self.class_weights = tuple(map(float, class_weights))
         self.border_weight = float(border_weight)
         self.sigma = float(sigma)
@@ -98,11 +97,10 @@ class BorderWeightMapOperation(keras.Operation):
         return keras.KerasTensor(instances.shape, dtype="float32")
 
 
-def _check_in_float32(name, value, wanted, may_be=False):
+def _check_in_float32(name, value, positive=False):
     check_number(_NAME, name, value)
-    with np.errstate(over="ignore"):
-        rounded = np.float32(value)
-    if not (may_be or 0 < rounded < math.inf):
+    if not (_SMALLEST if positive else 0) <= value <= _LARGEST:
+        wanted = "positive and finite" if positive else "finite and at least 0"
         raise ValueError(f"{_NAME}: `{name}` must be {wanted}. Received: {value!r}.")
 
 
@@ -145,7 +143,7 @@ def _reference(instances, background_weight, foreground_weight, border_weight, s
         nearest = _nearest_along(axis, *nearest)
     _, first, second = nearest
     distances = ops.sqrt(ops.cast(first, "float32")) + ops.sqrt(ops.cast(second, "float32"))
-    exponent = ops.square(distances * float(np.float32(1 / (math.sqrt(2) * np.float32(sigma)))))
+    exponent = ops.square(distances * (1 / (math.sqrt(2) * sigma)))
     counts = (exponent <= _GREATEST_EXPONENT) & (second < _FAR)
     border = border_weight * ops.exp(-ops.where(counts, exponent, 0.0))
     class_weight = ops.where(instances > 0, foreground_weight, background_weight)

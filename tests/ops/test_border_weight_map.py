@@ -107,7 +107,7 @@ class TestBorderWeightMap(OpTests):
         fuzzed_arguments={
             "class_weights": ((1.0, 1.0), (0.0, 0.0), (0.5, 20.0), (1e-3, 0.0), (-1.0, 1.0), ()),
             "border_weight": (10.0, 0.0, 1e-3, 1e3, -1.0, math.nan),
-            "sigma": (5.0, 0.5, 300.0, 1e-30, 1e30, 0.0, math.inf),
+            "sigma": (5.0, 0.5, 300.0, 1e-44, 1e30, 0.0, math.inf),
         },
         fuzzed_sizes={"height": 20, "width": 40},
     )

@@ -184,7 +184,7 @@ def test_it_learns_cells_with_weights_of_their_borders():
     model.compile(keras.optimizers.Adam(3e-3))
     labels = (instances > 0).astype("int32")
     history = model.fit(
-        images, labels, sample_weight=weights, batch_size=4, epochs=40, verbose=0
+        images, labels, sample_weight=weights, batch_size=4, epochs=30, verbose=0
     ).history
     assert history["loss"][-1] < history["loss"][0] / 5
     assert np.mean(model.predict(images, verbose=0)["labels"] == labels) > 0.97
