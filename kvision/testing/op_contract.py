@@ -43,6 +43,7 @@ class RawOp(Signature):
         outputs: The tensors that it returns, lists flattened.
         arguments: Its attributes.
         sizes: Sizes of the named axes, 3 where not given.
+        derived: As in `OpContract`.
         dtypes: The dtypes that T may be.
         variants: As in `OpContract`.
         invalid: Calls that it has to refuse.
@@ -101,6 +102,8 @@ class OpContract(Signature):
             the tensors of any other structure are named in their order.
         arguments: The arguments of an ordinary call.
         sizes: Sizes of the named axes, 3 where not given.
+        derived: Name of an axis of outputs -> the function of `(sizes, arguments)` that computes
+            its size.
         dtypes: What T stands for, one after the other.
         variants: Name -> `Variant`: every check is repeated for each.
         invalid: Calls that have to be refused.

@@ -379,6 +379,8 @@ def _border_weight_map(rng, small):
             label = f"{batch} x {height} x {width}, patches of {side}, sigma {sigma}"
             # Two exponential functions.
             yield Call("border_weight_map", label, [ids], attributes, 2e-6)
+
+
 def _atrous_pyramid_pooling(rng, small):
     # Images, height, width, channels; sizes, filters and rates of the kernels. Packs and single
     # numbers, tiles and what is left over, taps that reach nothing, empty maps.
