@@ -15,6 +15,7 @@ from kvision.ops.operation import call_operation
 
 _NAME = "atrous_pyramid_pooling"
 _ACTIVATIONS = (None, "relu")
+_MAX_BRANCHES = 16
 _MAX_RATE = 2**31 - 1
 
 
@@ -24,15 +25,14 @@ def atrous_pyramid_pooling(x, kernels, *, dilation_rates, biases=None, activatio
     Branch `n` is the convolution of `x` with `kernels[n]`, whose taps lie `dilation_rates[n]`
     pixels apart, of stride 1 and with zeros around the map. Its filters are channels of the
     result, behind those of the branches before it: the parallel branches of ASPP without its
-    image pooling. A tap that falls off the map takes no part in a sum, so that a weight there may
-    be infinite.
+    image pooling. A tap that falls off the map costs nothing.
 
     Gradients flow to `x`, `kernels` and `biases`.
 
     Args:
         x: Float tensor of shape `(batch, height, width, in_channels)`.
-        kernels: List of tensors of shape `(size, size, in_channels, filters)`, of the dtype of
-            `x`, each of its own odd size and number of filters.
+        kernels: List of at most 16 tensors of shape `(size, size, in_channels, filters)`, of the
+            dtype of `x`, each of its own odd size and number of filters.
         dilation_rates: List of an int for each kernel, at least 1.
         biases: List of a tensor of shape `(filters,)` for each kernel, or `None`.
         activation: `"relu"`, or `None` for none.
@@ -96,10 +96,10 @@ class AtrousPyramidPoolingOperation(keras.Operation):
     def _check(self, x, kernels, biases):
         lengths = [len(kernels), len(self.dilation_rates)]
         lengths += [] if biases is None else [len(biases)]
-        if not kernels or len(set(lengths)) > 1:
+        if not 1 <= len(kernels) <= _MAX_BRANCHES or len(set(lengths)) > 1:
             raise ValueError(
                 f"{_NAME}: `kernels`, `dilation_rates` and `biases` must have one element for each "
-                f"branch, at least one. Received: {' and '.join(map(str, lengths))}."
+                f"branch, 1 to {_MAX_BRANCHES}. Received: {' and '.join(map(str, lengths))}."
             )
         if len(x.shape) != 4:
             raise ValueError(

@@ -65,6 +65,7 @@ def all_calls(small=False, seed=0):
         _match_boxes,
         _box_iou,
         _border_weight_map,
+        _atrous_pyramid_pooling,
     ):
         yield from calls(rng, small)
 
@@ -378,3 +379,31 @@ def _border_weight_map(rng, small):
             label = f"{batch} x {height} x {width}, patches of {side}, sigma {sigma}"
             # Two exponential functions.
             yield Call("border_weight_map", label, [ids], attributes, 2e-6)
+def _atrous_pyramid_pooling(rng, small):
+    # Images, height, width, channels; sizes, filters and rates of the kernels. Packs and single
+    # numbers, tiles and what is left over, taps that reach nothing, empty maps.
+    layouts = [
+        ((1, 9, 11, 48), (1, 3), (16, 72), (1, 4)),
+        ((2, 5, 6, 7), (3, 5), (3, 9), (2, 30)),
+    ]
+    if not small:
+        layouts += [
+            ((2, 33, 33, 256), (1, 3, 3, 3), (64, 64, 64, 64), (1, 6, 12, 18)),
+            ((1, 17, 40, 130), (3, 1), (33, 64), (6, 1)),
+            ((3, 70, 20, 8), (3,), (8,), (1,)),
+            ((1, 0, 5, 8), (3,), (8,), (1,)),
+            ((1, 4, 5, 0), (3,), (8,), (1,)),
+        ]
+    for dtype in FLOATS:
+        for shape, sizes, filters, rates in layouts:
+            x = rounded(rng.normal(size=shape), dtype)
+            kernels = [
+                rounded(rng.normal(size=(size, size, shape[3], number)), dtype)
+                for size, number in zip(sizes, filters, strict=True)
+            ]
+            biases = rounded(rng.normal(size=sum(filters)), dtype)
+            attributes = {"dilation_rates": list(rates), "relu": len(sizes) == 2}
+            label = f"{dtype}, {' x '.join(map(str, shape))} to {sum(filters)}"
+            # Sums of thousands of products.
+            limits = 5 * _SUMS[dtype], 5 * _SUMS[dtype]
+            yield Call("atrous_pyramid_pooling", label, [x, kernels, biases], attributes, *limits)

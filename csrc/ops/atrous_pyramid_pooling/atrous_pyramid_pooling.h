@@ -10,8 +10,9 @@
 // The stride is 1 and the padding zeros, as many as keep height and width: of k taps `rate` apart,
 // floor((k - 1) * rate / 2) steps lie before the pixel. With `relu`, what is below zero becomes
 // zero; a NaN stays.
-//   - A tap that falls into the padding takes no part: there is no product with its zeros, so that
-//   an infinite weight does no harm there.
+//   - A tap that falls into the padding takes no part: there is no product with its zeros. Only
+//   with CUDA is there one where the tap finds the map from another pixel of the tile; a weight
+//   that is not finite tells the difference.
 //   - Any size may be zero, that of a kernel too. Without taps or input channels the output holds
 //   the biases.
 // The op and its two gradients, all without the ReLU, are linear in either of their tensors, and
@@ -39,6 +40,7 @@
 
 namespace kvision {
 
+inline constexpr int64_t kAtrousMaxBranches = 16;
 inline constexpr int64_t kAtrousMaxRate = (int64_t{1} << 31) - 1;
 
 struct AtrousMap {
@@ -72,8 +74,9 @@ KVISION_HOST_DEVICE inline AtrousReach ReachOfTap(int64_t tap, int64_t taps, int
 }
 
 inline std::string CheckAtrousRates(int64_t num_branches, Span<const int64_t> rates) {
-  if (num_branches < 1) {
-    return Complaint("atrous_pyramid_pooling", "at least one kernel is taken. Received: none.");
+  if (num_branches < 1 || num_branches > kAtrousMaxBranches) {
+    return Complaint("atrous_pyramid_pooling", "between 1 and ", kAtrousMaxBranches,
+                     " kernels are taken. Received: ", num_branches, ".");
   }
   for (const int64_t rate : rates) {
     if (rate < 1 || rate > kAtrousMaxRate) {
