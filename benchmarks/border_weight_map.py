@@ -30,19 +30,19 @@ def drawn(side=512, number=60, seed=0):
 
 
 def nuclei(number=3):
-    """Label maps of photographs, by name; none where the data are missing."""
+    """Label maps of photographs, each after its name; none where the data are missing."""
     root = Path(os.environ.get("KVISION_DATA", Path(__file__).parents[2] / "shared" / "data"))
     folder = root / "dsb2018"
     if not folder.exists():
         print(f"No {folder}: only the drawn map is measured.")
-        return {}
+        return []
     from PIL import Image
 
     names = (folder / "train.txt").read_text().split()
     maps = [np.array(Image.open(folder / "labels" / f"{name}.png")) for name in names]
     maps = sorted(maps, key=lambda image: int(image.max()))
     chosen = [maps[len(maps) * k // number + len(maps) // (2 * number)] for k in range(number)]
-    return {f"dsb2018, {image.shape[0]} x {image.shape[1]}": image for image in chosen}
+    return [("dsb2018", image) for image in chosen]
 
 
 def scipy(instances, border_weight=10.0, sigma=5.0):
@@ -72,8 +72,7 @@ def main():
     from kvision import _C
 
     print("| work | kvision ms | SciPy ms | ratio |\n|---|---|---|---|")
-    maps = {"drawn, 512 x 512": drawn(), **nuclei()}
-    for name, instances in maps.items():
+    for name, instances in [("drawn", drawn()), *nuclei()]:
         images = instances[None].astype("int32")
         sides = {
             "kvision": lambda images=images: [_C.border_weight_map(images, num_threads=THREADS)[0]],
@@ -87,7 +86,8 @@ def main():
                 times[side].append(milliseconds)
             np.testing.assert_allclose(results["kvision"], results["SciPy"], rtol=1e-5)
         own, other = (statistics.median(times[side]) for side in sides)
-        name += f", {len(np.unique(instances[instances > 0]))} cells"
+        size = " x ".join(map(str, instances.shape))
+        name += f", {size}, {len(np.unique(instances[instances > 0]))} cells"
         print(f"| {name} | {own:.2f} | {other:.1f} | {other / own:.0f}x |", flush=True)
 
 
