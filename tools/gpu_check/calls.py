@@ -56,7 +56,10 @@ _SUMS = {"float32": 2e-6, "float64": 1e-12, "bfloat16": 2.0**-7, "float16": 2.0*
 def all_calls(small=False, seed=0):
     """Every call; only a few small ones of each op where every access is watched."""
     rng = np.random.default_rng(seed)
-    for calls in (_roi_align, _roi_pool, _suppression, _decay, _match_boxes, _box_iou):
+    for calls in (
+        _roi_align, _roi_pool, _suppression, _decay, _match_boxes, _box_iou,
+        _depthwise_atrous_pyramid_pooling,
+    ):  # fmt: skip
         yield from calls(rng, small)
 
 
@@ -309,3 +312,34 @@ def _box_iou(rng, small):
                 yield Call("pairwise_iou", label, [boxes1, boxes2], {"kind": kind}, *limits)
                 same = _nasty(boxes_in(rng, (batch, first), 50, dtype=dtype), 50)
                 yield Call("elementwise_iou", label, [boxes1, same], {"kind": kind}, *limits)
+
+
+def _depthwise_atrous_pyramid_pooling(rng, small):
+    # Height, width, channels, kernel sizes, rates: whole images in a tile, several tiles, tiles too
+    # large for shared memory, taps off the image; groups of channels that are not whole.
+    cases = [
+        (33, 33, 20, (3, 3, 3), (6, 12, 18)),
+        (9, 70, 5, (1, 5), (1, 3)),
+        (1, 1, 1, (3,), (1,)),
+    ]
+    if not small:
+        cases += [(65, 65, 72, (3, 3, 3), (6, 12, 18)), (130, 90, 8, (3, 7), (1, 20))]
+        cases += [(0, 7, 8, (3,), (2,)), (40, 40, 3, (3, 1), (2**31, 9))]
+    for dtype in FLOATS[: 2 if small else 4]:
+        for height, width, channels, sizes, rates in cases:
+            for activation in ("none", "relu"):
+                x = rounded(rng.normal(size=(2, height, width, channels)), dtype)
+                taps = sum(size * size for size in sizes)
+                kernels = rounded(rng.normal(size=taps * channels), dtype)
+                # Far from zero, where ReLU would decide by a rounding.
+                biases = rounded(rng.choice([-1e3, 1e3], len(sizes) * channels), dtype)
+                attributes = {
+                    "kernel_sizes": list(sizes),
+                    "dilation_rates": list(rates),
+                    "activation": activation,
+                }
+                label = f"{dtype}, {height} x {width} x {channels}, sizes {sizes}, {activation}"
+                yield Call(
+                    "depthwise_atrous_pyramid_pooling", label, [x, kernels, biases], attributes,
+                    _SUMS[dtype], 8 * _SUMS[dtype],
+                )  # fmt: skip
