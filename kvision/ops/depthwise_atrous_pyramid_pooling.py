@@ -48,11 +48,20 @@ def depthwise_atrous_pyramid_pooling(x, kernels, *, dilation_rates, biases=None,
         types are accumulated in float32.
 
     Raises:
+        TypeError: If kernels, rates or biases are no lists.
         ValueError: If an argument has a wrong value, or a tensor a wrong shape or dtype.
     """
+    lists = {
+        "kernels": kernels,
+        "dilation_rates": dilation_rates,
+        "biases": [] if biases is None else biases,
+    }
+    for name, value in lists.items():
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"{_NAME}: `{name}` must be a list. Received: {type(value).__name__}.")
     return call_operation(
         DepthwiseAtrousPyramidPoolingOperation,
-        (x, kernels, biases),
+        (x, list(kernels), None if biases is None else list(biases)),
         dilation_rates=tuple(dilation_rates),
         activation=activation,
     )
@@ -168,7 +177,7 @@ def _reference(x, kernels, biases, dilation_rates, activation):
         for i, weights_of_row in enumerate(ops.unstack(ops.cast(kernel[..., 0], wide))):
             rows = _shifted(x, (i - radius) * rate, axis=1)
             for j, weights in enumerate(ops.unstack(weights_of_row)):
-                branch += _shifted(rows, (j - radius) * rate, axis=2) * weights
+                branch = branch + _shifted(rows, (j - radius) * rate, axis=2) * weights
         branches.append(branch)
     output = ops.concatenate(branches, axis=-1)
     return ops.cast(ops.relu(output) if activation == "relu" else output, dtype)
@@ -225,8 +234,9 @@ def _second_gradient(call, x_gradient, kernel_gradient, bias_gradient):
         call.tensors[name] for name in ("output_gradient", "output", "x", "kernels")
     )
     # Each gradient is linear in what arrives and in the other tensor.
-    slope = native.call(_NAME, x_gradient, kernels, bias_gradient, **linear)
-    slope += native.call(_NAME, x, kernel_gradient, ops.zeros_like(bias_gradient), **linear)
+    of_x = native.call(_NAME, x_gradient, kernels, bias_gradient, **linear)
+    of_kernels = native.call(_NAME, x, kernel_gradient, ops.zeros_like(bias_gradient), **linear)
+    slope = of_x + of_kernels
     if attributes["activation"] == "relu":
         slope = ops.where(output > 0, slope, ops.zeros_like(slope))
     of_x, of_kernels, _ = native.call(

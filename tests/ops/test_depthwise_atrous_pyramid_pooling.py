@@ -231,6 +231,7 @@ class TestDepthwiseAtrousPyramidPooling(OpTests):
         },
         invalid=(
             Invalid({"dilation_rates": (3,)}, "`dilation_rates` must be one a kernel"),
+            Invalid({"dilation_rates": 3}, "`dilation_rates` must be a list", TypeError),
             Invalid({"dilation_rates": (3, 0)}, "`dilation_rates` must be ints"),
             Invalid({"dilation_rates": (3, 1.5)}, "`dilation_rates` must be ints"),
             Invalid({"activation": "gelu"}, "`activation` must be one of"),

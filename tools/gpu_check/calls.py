@@ -67,6 +67,9 @@ def all_calls(small=False, seed=0):
         _border_weight_map,
         _atrous_pyramid_pooling,
     ):
+        _roi_align, _roi_pool, _suppression, _decay, _match_boxes, _box_iou,
+        _depthwise_atrous_pyramid_pooling,
+    ):  # fmt: skip
         yield from calls(rng, small)
 
 
@@ -409,3 +412,32 @@ def _atrous_pyramid_pooling(rng, small):
             # Sums of thousands of products.
             limits = 5 * _SUMS[dtype], 5 * _SUMS[dtype]
             yield Call("atrous_pyramid_pooling", label, [x, kernels, biases], attributes, *limits)
+def _depthwise_atrous_pyramid_pooling(rng, small):
+    # Height, width, channels, kernel sizes, rates: whole images in a tile, several tiles, tiles too
+    # large for shared memory, taps off the image; groups of channels that are not whole.
+    cases = [
+        (33, 33, 20, (3, 3, 3), (6, 12, 18)),
+        (9, 70, 5, (1, 5), (1, 3)),
+        (1, 1, 1, (3,), (1,)),
+    ]
+    if not small:
+        cases += [(65, 65, 72, (3, 3, 3), (6, 12, 18)), (130, 90, 8, (3, 7), (1, 20))]
+        cases += [(0, 7, 8, (3,), (2,)), (40, 40, 3, (3, 1), (2**31, 9))]
+    for dtype in FLOATS[: 2 if small else 4]:
+        for height, width, channels, sizes, rates in cases:
+            for activation in ("none", "relu"):
+                x = rounded(rng.normal(size=(2, height, width, channels)), dtype)
+                taps = sum(size * size for size in sizes)
+                kernels = rounded(rng.normal(size=taps * channels), dtype)
+                # Far from zero, where ReLU would decide by a rounding.
+                biases = rounded(rng.choice([-1e3, 1e3], len(sizes) * channels), dtype)
+                attributes = {
+                    "kernel_sizes": list(sizes),
+                    "dilation_rates": list(rates),
+                    "activation": activation,
+                }
+                label = f"{dtype}, {height} x {width} x {channels}, sizes {sizes}, {activation}"
+                yield Call(
+                    "depthwise_atrous_pyramid_pooling", label, [x, kernels, biases], attributes,
+                    _SUMS[dtype], 8 * _SUMS[dtype],
+                )  # fmt: skip

@@ -65,12 +65,12 @@ __global__ void __launch_bounds__(kTileThreads)
 // The largest tile that fits with what all branches reach, or 0.
 template <typename T>
 int64_t LargestTile(const DepthwiseAtrousParameters& parameters, int64_t* bytes) {
+  int64_t rows = 0, columns = 0;
+  for (int n = 0; n < parameters.num_branches; ++n) {
+    rows = std::max(rows, DepthwiseAtrousReachOf(parameters.branches[n], parameters.height));
+    columns = std::max(columns, DepthwiseAtrousReachOf(parameters.branches[n], parameters.width));
+  }
   for (int64_t side : {64, 32, 16, 8}) {
-    int64_t rows = 0, columns = 0;
-    for (int n = 0; n < parameters.num_branches; ++n) {
-      rows = std::max(rows, DepthwiseAtrousReachOf(parameters.branches[n], parameters.height));
-      columns = std::max(columns, DepthwiseAtrousReachOf(parameters.branches[n], parameters.width));
-    }
     *bytes = std::min(side + 2 * rows, parameters.height) *
              std::min(side + 2 * columns, parameters.width) * kGroup<T> *
              static_cast<int64_t>(sizeof(T));

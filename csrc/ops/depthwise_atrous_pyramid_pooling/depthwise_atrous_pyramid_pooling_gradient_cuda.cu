@@ -24,7 +24,7 @@ struct Piece {
 };
 
 template <typename T, bool kShared>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, sizeof(T) == 8 ? 1 : 2)
     BackwardKernel(const __grid_constant__ DepthwiseAtrousParameters parameters,
                    const T* __restrict__ output_gradient, const T* __restrict__ output,
                    const T* __restrict__ x, const T* __restrict__ kernels,
