@@ -7,8 +7,6 @@ looked up again going back. How it is measured: `_versus.py`.
     python benchmarks/max_pool_with_argmax.py --peer PATH/TO/PYTHON/WITH/TORCHVISION
 """
 
-import functools
-
 import numpy as np
 from _versus import Workload, main
 
@@ -87,7 +85,6 @@ def pytorch_pooling(x, upstream):
 def with_gradient(function):
     """A function that returns its result and the gradient of the map."""
 
-    @functools.wraps(function)
     def run(x, upstream):
         import tensorflow as tf
 

@@ -232,6 +232,23 @@ def test_it_is_the_gradient_of_pooling(implementation, pool_size, strides):
     np.testing.assert_array_equal(gradient, to_numpy(max_unpool(upstream, argmax, x)))
 
 
+# A map that a thread goes through in bands; where the places have no order, all at once.
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_windows_that_overlap_on_a_large_map(implementation, shuffled):
+    rng = np.random.default_rng(9)
+    x = rng.normal(size=(2, 40, 64, 160)).astype("float32")
+    _, argmax = max_pool_with_argmax(x, 3, strides=2)
+    argmax = to_numpy(argmax).copy()
+    if shuffled:
+        rng.shuffle(argmax.reshape(-1))
+    values = rng.integers(-9, 9, argmax.shape).astype("float32")
+    expected = np.zeros((2, 40 * 64, 160), "float32")
+    images, channels = np.arange(2)[:, None, None, None], np.arange(160)
+    np.add.at(expected, (images, argmax, channels), values)
+    output = to_numpy(max_unpool(values, argmax, x))
+    np.testing.assert_array_equal(output, expected.reshape(x.shape))
+
+
 @on_tensorflow
 def test_a_pair_of_a_graph_s_own(implementation):
     import tensorflow as tf

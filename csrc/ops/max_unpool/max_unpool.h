@@ -12,8 +12,9 @@
 //     value out, and gather a 0.
 //   - Any size may be zero, and then there is nothing to do.
 //
-// Memory beside the output: where values overlap, on the CPU and for half types, 64 bytes a cell of
-// one map and thread; with CUDA 16 bytes a value's position (which all channels share).
+// Memory beside the output, where values overlap: on the CPU 16 bytes a row of values and, for half
+// types, 4 bytes a value of the rows of a map that a thread works on; with CUDA 16 bytes a value's
+// position, which all channels share.
 #pragma once
 
 #include <cstdint>

@@ -45,60 +45,99 @@ class FirstIndex {
   std::atomic<int64_t> first_{kNone};
 };
 
-// Any argmax: a task owns a few channels of one map, a cache line of each cell, and takes the
-// values in order.
+// The rows [begin, end) of the map that one row of windows reaches.
+struct Reach {
+  int64_t begin, end;
+};
+
+// Also finds what is off the map.
+Reach ReachOfRow(const MaxUnpoolParameters& parameters, const int32_t* argmax, int64_t first,
+                 FirstIndex* wrong) {
+  const int64_t size = parameters.output_width * parameters.channels;
+  int32_t least = argmax[first], greatest = argmax[first];
+  for (int64_t at = first; at < first + size; ++at) {
+    least = std::min(least, argmax[at]);
+    greatest = std::max(greatest, argmax[at]);
+  }
+  if (least < 0 || greatest >= parameters.Cells()) {
+    int64_t at = first;
+    while (argmax[at] >= 0 && argmax[at] < parameters.Cells()) ++at;
+    wrong->Add(at);
+    return {0, 0};
+  }
+  return {least / parameters.width, greatest / parameters.width + 1};
+}
+
+// Adds those values of a row of windows whose cells are in [first_cell, first_cell + number).
+template <typename T>
+void AddRow(const T* x, const int32_t* argmax, int64_t size, int64_t channels, int64_t first_cell,
+            uint64_t number, AccumulatorOf<T>* sums) {
+  for (int64_t position = 0; position < size; position += channels) {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      const auto cell = static_cast<uint64_t>(argmax[position + channel] - first_cell);
+      if (cell < number) sums[cell * channels + channel] += ToFloat(x[position + channel]);
+    }
+  }
+}
+
+// Any argmax: a task owns a band of rows of one map, small enough for a cache, and takes the values
+// that reach it in their order.
 template <typename T>
 void UnpoolInOrder(const MaxUnpoolParameters& parameters, const T* x, const int32_t* argmax, T* map,
                    const std::vector<int64_t>& images, FirstIndex* wrong,
                    ParallelFor parallel_for) {
   using F = AccumulatorOf<T>;
-  constexpr int64_t kBlock = 16;
-  // Lines so far apart are not fetched ahead by the processor itself.
-  constexpr int64_t kPositionsAhead = 8;
-  constexpr bool kInPlace = std::is_same_v<T, F>;
+  constexpr int64_t kBandValues = 1 << 17;
+  const auto number = static_cast<int64_t>(images.size());
   const int64_t channels = parameters.channels, cells = parameters.Cells();
-  const int64_t positions = parameters.Positions();
-  const int64_t blocks = (channels + kBlock - 1) / kBlock;
-  const auto run = [&](int64_t begin, int64_t end) {
-    std::vector<F> sums(kInPlace ? 0 : cells * kBlock);
+  const int64_t windows = parameters.output_height;
+  const int64_t row_size = parameters.output_width * channels;
+  std::vector<Reach> reaches(number * windows);
+  if (row_size > 0) {
+    parallel_for(number * windows, row_size, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const int64_t of_batch = images[row / windows] * windows + row % windows;
+        reaches[row] = ReachOfRow(parameters, argmax, of_batch * row_size, wrong);
+      }
+    });
+  }
+  if (wrong->OrMinusOne() >= 0 || cells == 0) return;
+  int64_t band = std::max<int64_t>(kBandValues / (parameters.width * channels), 1);
+  int64_t visits = 0;
+  for (const Reach& reach : reaches) {
+    if (reach.begin < reach.end) visits += (reach.end - 1) / band - reach.begin / band + 1;
+  }
+  // Without an order among them all values would be gone through once a band.
+  if (visits > 4 * number * windows) band = parameters.height;
+  const int64_t bands = (parameters.height + band - 1) / band;
+  const int64_t cost = 4 * (cells + parameters.Positions()) * channels / bands;
+  parallel_for(number * bands, cost, [&](int64_t begin, int64_t end) {
+    std::vector<F> sums;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t image = images[task / blocks], first = task % blocks * kBlock;
-      const int64_t size = std::min(kBlock, channels - first);
-      T* const own = map + image * cells * channels + first;
+      const int64_t image = images[task / bands], first_row = task % bands * band;
+      const int64_t end_row = std::min(first_row + band, parameters.height);
+      const int64_t first_cell = first_row * parameters.width;
+      const auto own_cells = static_cast<uint64_t>((end_row - first_row) * parameters.width);
+      T* const own = map + (image * cells + first_cell) * channels;
       F* target;
-      int64_t stride;
-      if constexpr (kInPlace) {
+      if constexpr (std::is_same_v<T, F>) {
         target = own;
-        stride = channels;
       } else {
+        sums.resize(own_cells * channels);
         target = sums.data();
-        stride = kBlock;
       }
-      for (int64_t cell = 0; cell < cells; ++cell) std::fill_n(target + cell * stride, size, F(0));
-      for (int64_t position = image * positions; position < (image + 1) * positions; ++position) {
-        const int64_t at = position * channels + first;
-        if (position + kPositionsAhead < (image + 1) * positions) {
-          __builtin_prefetch(x + at + kPositionsAhead * channels);
-          __builtin_prefetch(argmax + at + kPositionsAhead * channels);
-        }
-        for (int64_t channel = 0; channel < size; ++channel) {
-          const int64_t cell = argmax[at + channel];
-          if (cell < 0 || cell >= cells) {
-            wrong->Add(at + channel);
-          } else {
-            target[cell * stride + channel] += ToFloat(x[at + channel]);
-          }
-        }
+      std::fill_n(target, own_cells * channels, F(0));
+      for (int64_t window = 0; window < windows; ++window) {
+        const Reach& reach = reaches[task / bands * windows + window];
+        if (reach.begin >= end_row || reach.end <= first_row) continue;
+        const int64_t row = (image * windows + window) * row_size;
+        AddRow(x + row, argmax + row, row_size, channels, first_cell, own_cells, target);
       }
-      if constexpr (!kInPlace) {
-        for (int64_t cell = 0; cell < cells; ++cell) {
-          std::transform(target + cell * stride, target + cell * stride + size,
-                         own + cell * channels, [](F sum) { return FromFloat<T>(sum); });
-        }
+      if constexpr (!std::is_same_v<T, F>) {
+        std::transform(sums.begin(), sums.end(), own, [](F sum) { return FromFloat<T>(sum); });
       }
     }
-  };
-  parallel_for(static_cast<int64_t>(images.size()) * blocks, (cells + 4 * positions) * kBlock, run);
+  });
 }
 
 }  // namespace

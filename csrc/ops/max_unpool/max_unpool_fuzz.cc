@@ -24,6 +24,11 @@ struct Case {
     parameters.channels = wide ? input.Between(0, 300) : input.Size(9, 40);
     parameters.output_height = input.Size(5, wide ? 4 : 12);
     parameters.output_width = input.Size(5, wide ? 4 : 12);
+    if (input.OneIn(50)) {  // more than a cache holds, in bands
+      parameters.channels = input.Between(500, 700);
+      parameters.output_height = 8;
+      parameters.output_width = 25;
+    }
     const int64_t block = input.Between(1, 3);
     // In blocks, with a rest, without relation.
     parameters.height = parameters.output_height * block + input.Between(-1, 1);
@@ -38,11 +43,11 @@ struct Case {
     argmax.emplace(input, x->size());
     const uint32_t anywhere_in = input.OneOf({1u << 31, 1u << 31, 100u, 1u});
     const uint32_t off_in = input.OneOf({1u << 31, 1u << 31, 1u << 31, 50u});
+    const int64_t reach = input.OneIn(2) ? block - 1 : block;  // into the next one
     for (int64_t at = 0; at < x->size(); ++at) {
       const int64_t position = at / parameters.channels % parameters.Positions();
-      const int64_t y = position / parameters.output_width * block + input.Between(0, block - 1);
-      const int64_t column =
-          position % parameters.output_width * block + input.Between(0, block - 1);
+      const int64_t y = position / parameters.output_width * block + input.Between(0, reach);
+      const int64_t column = position % parameters.output_width * block + input.Between(0, reach);
       int64_t cell = y * parameters.width + column;
       const bool off = y >= parameters.height || column >= parameters.width;
       if (parameters.Cells() > 0 && (off || input.OneIn(anywhere_in))) {
