@@ -330,7 +330,7 @@ def role(operation, args=(), pointwise_layers=()):
     if not isinstance(operation, layers.Layer):
         if name == "GetItem":
             return _slicing(*args[1:])
-        if name == "Concatenate":
+        if name in ("Concatenate", "Flip"):
             return Role.POINTWISE if operation.axis in (-1, 3) else Role.UNKNOWN
         if name in _POINTWISE_OPERATIONS:
             return Role.POINTWISE
