@@ -10,7 +10,7 @@ import functools
 import keras
 from keras import layers, ops
 
-from kvision.backbones.functional_graph import Window
+from kvision.backbones.grid import Window
 
 
 class _AtrousLayer(layers.Layer):

@@ -6,7 +6,8 @@ import keras
 from keras import layers
 
 from kvision.backbones.atrous_layers import CropToSmallest2D
-from kvision.backbones.functional_graph import Copies, Window, followable, interpret, role
+from kvision.backbones.functional_graph import Copies, followable, interpret
+from kvision.backbones.grid import Window, role
 from kvision.backbones.pixels import CONVENTIONS, normalize_pixels
 from kvision.backbones.survey import Survey
 from kvision.backbones.to_atrous import to_atrous

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from kvision.backbones.functional_graph import Role, Window, followable, interpret, role
+from kvision.backbones.functional_graph import followable, interpret
+from kvision.backbones.grid import Role, Window, role
 
 # A multiple of every usual stride: TensorFlow's `same` then pads strided layers at the end alone.
 _ANY_SIZE = 512

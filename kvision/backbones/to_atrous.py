@@ -18,7 +18,8 @@ from kvision.backbones.atrous_layers import (
     AtrousPadding2D,
     CropToSmallest2D,
 )
-from kvision.backbones.functional_graph import Copies, Role, Window, followable, interpret, role
+from kvision.backbones.functional_graph import Copies, followable, interpret
+from kvision.backbones.grid import Role, Window, role
 
 _POOLING = {
     layers.MaxPooling2D: AtrousMaxPooling2D,
