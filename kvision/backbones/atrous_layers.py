@@ -10,7 +10,7 @@ import functools
 import keras
 from keras import layers, ops
 
-from kvision.backbones.functional_graph import Window
+from kvision.backbones.grid import Window
 
 
 class _AtrousLayer(layers.Layer):
@@ -164,20 +164,23 @@ class AtrousAveragePooling2D(_AtrousPooling2D):
 
 @keras.saving.register_keras_serializable("kvision")
 class CropToSmallest2D(layers.Layer):
-    """Cuts maps `(B, H, W, C)` at the right and the bottom, so that all are as large."""
+    """Cuts the first of several maps `(B, H, W, C)` to the smallest, at right and bottom."""
 
     def build(self, input_shape):
         self.built = True
 
     def call(self, inputs):
         heights, widths = zip(*(ops.shape(x)[1:3] for x in inputs), strict=True)
-        height, width = _smallest(heights), _smallest(widths)
-        return [x[:, :height, :width] for x in inputs]
+        return inputs[0][:, : _smallest(heights), : _smallest(widths)]
 
     def compute_output_shape(self, input_shape):
         _, heights, widths, _ = zip(*input_shape, strict=True)
         sizes = [None if None in each else min(each) for each in (heights, widths)]
-        return [(shape[0], *sizes, shape[-1]) for shape in input_shape]
+        return (input_shape[0][0], *sizes, input_shape[0][-1])
+
+    def grid_window(self):
+        """Every position stays where it is."""
+        return Window()
 
 
 def _are_none(pads):

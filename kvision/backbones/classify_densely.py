@@ -9,7 +9,8 @@ import dataclasses
 import keras
 from keras import layers
 
-from kvision.backbones.functional_graph import Copies, Role, followable, interpret, role
+from kvision.backbones.functional_graph import Copies, followable, interpret
+from kvision.backbones.grid import Role, role
 from kvision.backbones.survey import Survey
 from kvision.backbones.to_atrous import to_atrous
 

@@ -6,7 +6,8 @@ import keras
 from keras import layers
 
 from kvision.backbones.atrous_layers import CropToSmallest2D
-from kvision.backbones.functional_graph import Copies, Window, followable, interpret, role
+from kvision.backbones.functional_graph import Copies, followable, interpret
+from kvision.backbones.grid import Window, role
 from kvision.backbones.pixels import CONVENTIONS, normalize_pixels
 from kvision.backbones.survey import Survey
 from kvision.backbones.to_atrous import to_atrous
@@ -55,11 +56,13 @@ def from_keras(
         model: Functional or sequential `keras.Model`: a classifier, with or without its head, or a
             backbone, of `keras.applications`, KerasHub, KerasCV or your own.
         levels: Names of the levels that are wanted; `None` for all that there are.
-        preprocessing: What the net expects of pixels. `"caffe"`, `"inception"` or `"imagenet"`, see
-            `kvision.backbones.Backbone`; a pair `(scale, offset)` of numbers or of one number a
-            channel, for `pixels * scale + offset`; `None` if it takes 0..255 as they are. `"auto"`:
-            `None` if the net begins by a `Rescaling` or `Normalization` layer, else what belongs to
-            the net of keras.applications whose name the model has.
+        preprocessing: What the net expects of pixels. `"caffe"`: BGR less the means
+            (103.939, 116.779, 123.68); `"inception"`: -1..1; `"imagenet"`: standardised by
+            ImageNet's mean and standard deviation of each channel; a pair `(scale, offset)`, of
+            numbers or of one number a channel, for `pixels * scale + offset`; `None` if it takes
+            0..255 as they are. `"auto"`: `None` if the net begins by a `Rescaling` or
+            `Normalization` layer, else what the net of keras.applications expects whose name the
+            model has.
         output_stride: int, the largest stride: deeper levels dilate, by `to_atrous`, and have the
             size of the level of this stride. `None` keeps the strides.
         pointwise_layers: Classes of your own layers that treat each position by itself.
@@ -97,8 +100,9 @@ def from_keras(
         pyramid = dict(backbone.output)
         strides = {level: min(stride, output_stride) for level, stride in strides.items()}
         deep = [level for level, stride in strides.items() if stride == output_stride]
-        cropped = CropToSmallest2D(name="levels_crop")([pyramid[level] for level in deep])
-        pyramid.update(zip(deep, cropped, strict=True))
+        for level in deep:
+            maps = [backbone.output[each] for each in (level, *deep)]
+            pyramid[level] = CropToSmallest2D(name=f"crop_{level}")(maps)
     wanted = list(levels or found)
     backbone = KerasBackbone(
         backbone.input, {level: pyramid[level] for level in wanted}, name=backbone.name

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import keras
 from keras import layers
 
-from kvision.backbones.functional_graph import Role, Window, followable, interpret, role
+from kvision.backbones.functional_graph import followable, interpret
+from kvision.backbones.grid import Role, Window, role
 
 # A multiple of every usual stride: TensorFlow's `same` then pads strided layers at the end alone.
 _ANY_SIZE = 512
@@ -138,6 +139,10 @@ class _Axis:
             tuple(max(last for _, last in each) for each in seen),
         )
 
+    def cropped(self, other):
+        """The axis of no more positions than another has."""
+        return dataclasses.replace(self, positions=min(self.positions, other.positions))
+
     def united(self, other):
         """The axis of a layer that reads the same position of two maps."""
         period = math.lcm(len(self.first), len(other.first))
@@ -195,6 +200,8 @@ class FieldWalk:
             return _Field(tuple(self._upsampled(operation, axes[axis], axis) for axis in (0, 1)))
         what = role(operation, args, self.pointwise_layers)
         if isinstance(what, Window):
+            for other in maps[1:]:  # a map is cropped to others
+                axes = tuple(a.cropped(b) for a, b in zip(axes, other.axes, strict=True))
             return _Field(tuple(_slid(what, axes[axis], axis) for axis in (0, 1)))
         if what is Role.COLLAPSE:
             return _Field()

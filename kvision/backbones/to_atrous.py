@@ -18,7 +18,8 @@ from kvision.backbones.atrous_layers import (
     AtrousPadding2D,
     CropToSmallest2D,
 )
-from kvision.backbones.functional_graph import Copies, Role, Window, followable, interpret, role
+from kvision.backbones.functional_graph import Copies, followable, interpret
+from kvision.backbones.grid import Role, Window, role
 
 _POOLING = {
     layers.MaxPooling2D: AtrousMaxPooling2D,
@@ -226,10 +227,12 @@ class _Converter:
         sizes = {each.tensor.shape[1:3] for each in grids}
         if self.full_size or (len(sizes) == 1 and None not in next(iter(sizes))):
             return _Map.tensor_of
-        crop = self.copies.beside(operation, CropToSmallest2D, "_align")
-        cropped = crop([each.tensor for each in grids])
-        tensors = {id(each): tensor for each, tensor in zip(grids, cropped, strict=True)}
-        return lambda each: tensors.get(id(each), each.tensor)
+        tensors = {}
+        for place, each in enumerate(grids):
+            crop = self.copies.beside(operation, CropToSmallest2D, f"_align{place}")
+            others = [other.tensor for other in grids if other is not each]
+            tensors[id(each)] = crop([each.tensor, *others]) if others else each.tensor
+        return lambda each: tensors[id(each)] if id(each) in tensors else each.tensor
 
     def _call(self, operation, args, kwargs, tensor_of, like=None, **changes):
         """Calls the copy of a layer; its outputs have the grid of `like`."""

@@ -16,9 +16,14 @@ def pools_and_valid_convolutions(x):
     return layers.AveragePooling2D(2)(conv(x, 5, 2))
 
 
+# Where it pads more after a map than before, Keras averages copies of the border on PyTorch.
+_ON_TORCH = keras.backend.backend() == "torch"
+StridedPooling2D = layers.MaxPooling2D if _ON_TORCH else layers.AveragePooling2D
+
+
 def same_everywhere(x):
     x = conv(x, 4, 3, 2, padding="same")
-    x = layers.AveragePooling2D(3, 2, padding="same")(x)
+    x = StridedPooling2D(3, 2, padding="same")(x)
     x = layers.AveragePooling2D(3, 1, padding="same")(x)
     x = conv(x, 4, (4, 2), padding="same", dilation_rate=(1, 3))
     x = layers.MaxPooling2D(3, 2, padding="same")(x)
@@ -72,10 +77,10 @@ class Block(layers.Layer):
 
 
 def focus_and_blocks(x):
-    x = x[..., ::-1]
+    x = keras.ops.flip(x, axis=-1)
     quarters = [x[:, a::2, b::2] for a in (0, 1) for b in (0, 1)]
     x = layers.Lambda(lambda each: 2 * each[..., :7])(layers.Concatenate()(quarters))
-    return Block()(Block()(x))[..., ::-1]
+    return keras.ops.flip(Block()(Block()(x)), axis=-1)
 
 
 def windows_smaller_than_strides(x):

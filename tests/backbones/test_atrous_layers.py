@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kvision.backbones.atrous_layers import AtrousAveragePooling2D, AtrousMaxPooling2D
-from kvision.backbones.functional_graph import Window
+from kvision.backbones.grid import Window
 
 
 def pooled(x, size, strides, padding, spacing, reduce):

@@ -213,6 +213,13 @@ def test_a_detector_takes_it(tmp_path):
     assert loaded.backbone.feature_specs == detector.backbone.feature_specs
 
 
+def test_fields_of_a_backbone_with_its_preprocessing():
+    backbone = from_keras(small_model(), ("P3", "P5"), preprocessing="caffe", output_stride=8)
+    fields = kvision.receptive_field(backbone, (65, 65))
+    assert [fields[f"crop_{level}"].map_size for level in ("P3", "P5")] == [(8, 8), (8, 8)]
+    assert [fields[f"crop_{level}"].size for level in ("P3", "P5")] == [(13, 13), (61, 61)]
+
+
 def test_our_own_backbones_come_back():
     model = randomize(ResNet((1, 1, 1, 1), block="basic", widths=(4, 8, 8, 8)))
     again = from_keras(model)

@@ -20,8 +20,10 @@ from tests.backbones.small_nets import (
 )
 
 BACKEND = keras.backend.backend()
-# JAX computes in float32 unless the whole process says otherwise.
-FLOAT, TOLERANCE = ("float32", 1e-5) if BACKEND == "jax" else ("float64", 1e-10)
+# float64 is an option of JAX, and Keras' convolutions are of float32 on PyTorch.
+FLOAT, TOLERANCE = ("float64", 1e-10) if BACKEND == "tensorflow" else ("float32", 1e-5)
+# JAX compiles for every size.
+HEIGHTS = (33, 36, 38, 40) if BACKEND == "tensorflow" else (36, 39)
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +100,7 @@ def small(net, size=(None, None)):
 def test_identity_at_every_size(net, output_stride, full_size):
     model = small(net)
     dense = to_atrous(model, output_stride, full_size=full_size)
-    for height in (33, 36, 38, 40):
+    for height in HEIGHTS:
         x = image(height, 73 - height)
         expected = run(model, x)
         result = run(dense, x)
