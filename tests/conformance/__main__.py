@@ -15,11 +15,18 @@ import numpy as np
 
 import kvision
 from kvision.ops import native
-from tests.conformance import overlaps, pooling, pyramids, regions, suppression
+from tests.conformance import convolutions, overlaps, pooling, pyramids, regions, suppression
 from tests.conformance.asking import PEERS, ask
 from tests.conformance.comparison import compare, table
 
-ROWS = (*regions.ROWS, *pooling.ROWS, *pyramids.ROWS, *suppression.ROWS, *overlaps.ROWS)
+ROWS = (
+    *regions.ROWS,
+    *pooling.ROWS,
+    *pyramids.ROWS,
+    *convolutions.ROWS,
+    *suppression.ROWS,
+    *overlaps.ROWS,
+)
 # The share of the calls that each answers: eager `keras.ops` take a hundred times as long.
 IMPLEMENTATIONS = {"native": 1.0, "reference": 0.1}
 

@@ -52,6 +52,30 @@ def roi_pool(output_size, **call):
     return pooled(torchvision.ops.roi_pool, output_size=output_size.tolist(), **call)
 
 
+def conv2d(x, rates, relu, gradient=None, **weights):
+    """Convolutions side by side; with an upstream gradient, all gradients in one row."""
+    x = tensor(x)
+    kernels, biases = (
+        [tensor(weights[f"{kind}_{n}"]) for n in range(len(rates))] for kind in ("kernel", "bias")
+    )
+    inputs = [t.requires_grad_() for t in (x, *kernels, *biases)]
+    branches = [
+        torch.nn.functional.conv2d(
+            x.permute(0, 3, 1, 2),
+            kernel.permute(3, 2, 0, 1),
+            bias,
+            padding=kernel.shape[0] // 2 * rate,
+            dilation=rate,
+        )
+        for kernel, bias, rate in zip(kernels, biases, rates.tolist(), strict=True)
+    ]
+    output = torch.cat(branches, 1).permute(0, 2, 3, 1)
+    if gradient is None:
+        return (output.relu() if relu else output).detach().numpy()
+    gradients = torch.autograd.grad(output, inputs, tensor(gradient))
+    return np.concatenate([g.numpy().ravel() for g in gradients])[None]
+
+
 def pairwise(function):
     """Of the boxes' cross product, one pair after another."""
     return lambda boxes1, boxes2: function(tensor(boxes1), tensor(boxes2)).reshape(-1, 1).numpy()
@@ -117,6 +141,8 @@ if __name__ == "__main__":
             "torchvision.ops.roi_pool": roi_pool,
             "torchvision.ops.roi_pool, float16": roi_pool,
             "torchvision.ops.roi_pool, gradient": roi_pool,
+            "torch.nn.functional.conv2d": conv2d,
+            "torch.nn.functional.conv2d, gradient": conv2d,
             "torchvision.ops.box_iou": pairwise(torchvision.ops.box_iou),
             "torchvision.ops.generalized_box_iou": pairwise(torchvision.ops.generalized_box_iou),
             "torchvision.ops.distance_box_iou": pairwise(torchvision.ops.distance_box_iou),
