@@ -66,10 +66,8 @@ def all_calls(small=False, seed=0):
         _box_iou,
         _border_weight_map,
         _atrous_pyramid_pooling,
-    ):
-        _roi_align, _roi_pool, _suppression, _decay, _match_boxes, _box_iou,
         _depthwise_atrous_pyramid_pooling,
-    ):  # fmt: skip
+    ):
         yield from calls(rng, small)
 
 
@@ -412,6 +410,8 @@ def _atrous_pyramid_pooling(rng, small):
             # Sums of thousands of products.
             limits = 5 * _SUMS[dtype], 5 * _SUMS[dtype]
             yield Call("atrous_pyramid_pooling", label, [x, kernels, biases], attributes, *limits)
+
+
 def _depthwise_atrous_pyramid_pooling(rng, small):
     # Height, width, channels, kernel sizes, rates: whole images in a tile, several tiles, tiles too
     # large for shared memory, taps off the image; groups of channels that are not whole.
