@@ -111,7 +111,7 @@ build/peers/%/bin/python:
 # too and which `make test` runs as well; then against the libraries themselves, on new cases
 # (CONFORMANCE='--seed 1 --cases 100000'), which takes minutes and 8 GB and is no part of a test run.
 conformance: setup $(PEER) $(ADDONS_PEER) $(KERAS_CV_PEER)
-	$(RUN) -m pytest -v -rs -m "not catalog" $$(grep -rl --include='test_*.py' 'golden' tests)
+	$(RUN) -m pytest -v -rs -m "not catalog" $$(grep -rlE --include='test_*.py' 'golden|mark\.conformance' tests)
 	KVISION_REQUIRE_OPS=1 $(RUN) -m tests.conformance --torchvision $(PEER) \
 		--addons $(ADDONS_PEER) --keras-cv $(KERAS_CV_PEER) $(CONFORMANCE)
 

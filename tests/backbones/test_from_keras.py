@@ -1,7 +1,5 @@
 """Backbones made of nets from elsewhere, against the nets themselves."""
 
-import os
-
 import keras
 import numpy as np
 import pytest
@@ -78,13 +76,14 @@ PUBLISHED = {
 }
 
 
-EVERY = os.environ.get("KVISION_ALL_MODELS") == "1"
-HEADLESS = list(PUBLISHED) if EVERY else ["MobileNetV2", "ResNet50"]
+QUICK = {"MobileNetV2", "ResNet50"}
+HEADLESS = [
+    pytest.param(name, False, marks=[] if name in QUICK else pytest.mark.conformance)
+    for name in PUBLISHED
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "include_top"), [("MobileNet", True), *((name, False) for name in HEADLESS)]
-)
+@pytest.mark.parametrize(("name", "include_top"), [("MobileNet", True), *HEADLESS])
 def test_levels_of_published_nets(name, include_top):
     arguments, names, channels, module = PUBLISHED[name]
     if include_top:

@@ -1,7 +1,5 @@
 """The identity: a dense net holds the strided net's map, from border to border."""
 
-import os
-
 import keras
 import numpy as np
 import pytest
@@ -63,14 +61,16 @@ TABLE = {
     "MobileNetV2": (64, 2, {1: 33, 8: 5, 16: 3}),
     "DenseNet121": (64, 2, {1: 36, 8: 5, 16: 3}),
 }
-CASES = [(name, output_stride) for name in TABLE for output_stride in TABLE[name][2]]
-QUICK = [("MobileNetV2", 8), ("InceptionV3", 8), ("VGG16", 16)]
+QUICK = {("MobileNetV2", 8), ("InceptionV3", 8), ("VGG16", 16)}
+CASES = [
+    pytest.param(*case, marks=[] if case in QUICK else pytest.mark.conformance)
+    for name in TABLE
+    for case in [(name, output_stride) for output_stride in TABLE[name][2]]
+]
 
 
 @pytest.mark.skipif(FLOAT != "float64", reason="the table is in float64")
-@pytest.mark.parametrize(
-    ("name", "output_stride"), CASES if os.environ.get("KVISION_ALL_MODELS") == "1" else QUICK
-)
+@pytest.mark.parametrize(("name", "output_stride"), CASES)
 def test_published_nets_unmodified(name, output_stride):
     side, strided_side, dense_sides = TABLE[name]
     build = getattr(keras.applications, name)
