@@ -161,6 +161,11 @@ CATALOG = {
         "faster_rcnn",
         "Ren, He, Girshick and Sun, 2015; Lin et al., 2017",
         (41_755_286, 106_241),
+        no_gradient={
+            level: "no box of the batch is pooled from this level, so that its gradient comes "
+            "through the proposals alone, whose weights start near zero"
+            for level in ("fpn/output_P4", "fpn/output_P5")
+        },
     ),
     "unet": Entry(
         UNet,
