@@ -18,13 +18,13 @@
 // The op and its two gradients, all without the ReLU, are linear in either of their tensors, and
 // each is the derivative of the others.
 //
-// Half types are summed in float. The terms of a sum have one order, tap by tap and within a tap
-// channel by channel (of the kernels' gradient: pixel by pixel), in parts of kDepth that are added
-// to one another, so that the bits depend on neither the number of threads nor the run.
-// Multiplications are fused with sums where the instruction set can, so that bits differ between
-// instruction sets.
+// Half types are summed in float. The terms of a sum have one order: kAtrousDepth channels at a
+// time the taps one after the other (of the kernels' gradient, so many pixels), each such part
+// being summed before it joins the rest. So the bits depend on neither the number of threads nor
+// the run. Multiplications are fused with sums where the instruction set can, so that bits differ
+// between instruction sets.
 //
-// Memory beside the output: up to 1 MB a thread, in double 2 MB, and 16 bytes a pixel; with CUDA
+// Memory beside the output: up to 1.5 MB a thread, in double 3 MB, and 16 bytes a pixel; with CUDA
 // none.
 #pragma once
 

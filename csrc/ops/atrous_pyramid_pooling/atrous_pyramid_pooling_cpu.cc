@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "common/isa.h"
+#include "common/threads.h"
 #include "ops/atrous_pyramid_pooling/atrous_pyramid_pooling.h"
 #include "ops/atrous_pyramid_pooling/atrous_pyramid_pooling_sums.h"
 
@@ -56,12 +57,26 @@ void ForRanges(int64_t total, int64_t most, Visit visit) {
   }
 }
 
-void AppendParts(size_t sum, int64_t rows, int64_t columns, std::vector<Part>* parts) {
-  ForRanges(rows, kAtrousRows, [&](AtrousRange part_of_rows) {
+void AppendParts(size_t sum, int64_t rows, int64_t most_rows, int64_t columns,
+                 std::vector<Part>* parts) {
+  ForRanges(rows, most_rows, [&](AtrousRange part_of_rows) {
     ForRanges(columns, kAtrousColumns, [&](AtrousRange part_of_columns) {
       parts->push_back({sum, part_of_rows, part_of_columns});
     });
   });
+}
+
+// The most pixels of a part: fewer where that gives each core two parts, for results do not depend
+// on the parts.
+int64_t PixelsOfParts(int64_t pixels, int64_t columns) {
+  constexpr int64_t kLeast = 140;
+  const auto parts = [](int64_t total, int64_t most) { return (total + most - 1) / most; };
+  int64_t most = kAtrousPixels;
+  while (most > kLeast &&
+         parts(pixels, most) * parts(columns, kAtrousColumns) < 2 * NumOwnThreads()) {
+    most /= 2;
+  }
+  return most;
 }
 
 // Sums every part: sum_part(sum, rows, columns, workspace).
@@ -97,7 +112,7 @@ AtrousReach Reversed(const AtrousReach& reach) {
 
 // A rough price of a part in cycles.
 int64_t CostOf(int64_t rows, int64_t columns, int64_t depth) {
-  const double products = static_cast<double>(std::min(rows, kAtrousRows)) *
+  const double products = static_cast<double>(std::min(rows, kAtrousChannels)) *
                           static_cast<double>(std::min(columns, kAtrousColumns)) *
                           static_cast<double>(depth + 8);
   return static_cast<int64_t>(std::min(products / 16, 1e15));
@@ -111,7 +126,11 @@ void AtrousPyramidForward(const AtrousMap& map, const T* x,
                           T* output, ParallelFor parallel_for) {
   std::vector<AtrousSum<T>> sums;
   std::vector<Part> parts;
-  int64_t depth = 0;
+  int64_t depth = 0, columns = 0;
+  for (const auto& branch : branches) {
+    columns += (branch.filters + kAtrousColumns - 1) / kAtrousColumns * kAtrousColumns;
+  }
+  const int64_t most_pixels = PixelsOfParts(map.Pixels(), columns);
   for (const AtrousBranch<const T>& branch : branches) {
     AtrousSum<T> sum{map,
                      x,
@@ -131,7 +150,7 @@ void AtrousPyramidForward(const AtrousMap& map, const T* x,
       });
     }
     depth = std::max(depth, static_cast<int64_t>(sum.taps.size()) * map.in_channels);
-    AppendParts(sums.size(), map.Pixels(), branch.filters, &parts);
+    AppendParts(sums.size(), map.Pixels(), most_pixels, branch.filters, &parts);
     sums.push_back(std::move(sum));
   }
   SumParts(sums, parts, CostOf(map.Pixels(), map.filters, depth), PickSumTaps<T>(), parallel_for);
@@ -154,7 +173,8 @@ void AtrousPyramidBackward(const AtrousMap& map, const T* output_gradient,
     });
   }
   std::vector<Part> parts;
-  AppendParts(0, map.Pixels(), map.in_channels, &parts);
+  AppendParts(0, map.Pixels(), PixelsOfParts(map.Pixels(), map.in_channels), map.in_channels,
+              &parts);
   const std::vector<AtrousSum<T>> sums(1, std::move(sum));
   SumParts(sums, parts, CostOf(map.Pixels(), map.in_channels, depth), PickSumTaps<T>(),
            parallel_for);
@@ -171,7 +191,7 @@ void AtrousPyramidKernelBackward(const AtrousMap& map, const T* x, const T* outp
     if (size_of_tap == 0) continue;
     std::fill_n(branch.kernel, branch.Taps() * size_of_tap, T{});  // of taps that reach nothing
     ForTaps(map, branch, [&](int64_t tap, const AtrousReach& rows, const AtrousReach& columns) {
-      AppendParts(sums.size(), map.in_channels, branch.filters, &parts);
+      AppendParts(sums.size(), map.in_channels, kAtrousChannels, branch.filters, &parts);
       sums.push_back({map, x, output_gradient, rows, columns, branch.first_filter, branch.filters,
                       branch.kernel + tap * size_of_tap});
     });

@@ -16,9 +16,10 @@ namespace kvision {
 // A part of a sum that is added up before it joins the rest: pixels' channels going forward, pixels
 // of the kernels' gradient.
 inline constexpr int64_t kAtrousDepth = 256;
-// The most rows and columns of sums in one thread's hands: in float half a megabyte, and as many
-// bytes again are left to what is summed in the second-level cache.
-inline constexpr int64_t kAtrousRows = 560, kAtrousColumns = 256;
+// The most rows and columns of sums in one thread's hands: pixels, so many that what a tap's
+// weights cost to fetch does not show, or channels of the kernels' gradient, so many that their
+// sums stay in the second-level cache.
+inline constexpr int64_t kAtrousPixels = 1120, kAtrousChannels = 560, kAtrousColumns = 256;
 
 // [begin, end).
 struct AtrousRange {
