@@ -50,13 +50,8 @@ def _definition(name):
 
 
 def _public_name(name):
-<<<<<<< HEAD
     """`roi_align_gradient` -> `roi_align`; of kernels, where they are an op of their own, too."""
     return name.removesuffix("_gradient").removesuffix("_kernel")
-=======
-    """`roi_align_gradient` -> `roi_align`; a gradient op of the weights alone names them too."""
-    return re.sub(r"(_kernel)?_gradient$", "", name)
->>>>>>> dense
 
 
 def test_the_library_has_every_op_once():
