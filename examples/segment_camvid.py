@@ -9,7 +9,7 @@ on the test split. Writes the model, the curves (`curves.png`), the IoU of each 
 (`labels.png`) and `result.json` to `--out`.
 
 Classes are weighted by their median-frequency weights to the power of `--balance`. Time on two
-cores and the figures of the runs made: docs/benchmarks.md.
+cores and the figures of runs: docs/benchmarks.md.
 """
 
 import argparse
