@@ -139,7 +139,7 @@ gpu-wheels:
 build:
 	@mkdir -p build
 	flock build/.lock sh -ec 'test -f build/dev/build.ninja || $(PYTHON) -m cmake -G Ninja -S . -B build/dev \
-		-DPython_EXECUTABLE=$$(realpath -s $(PYTHON)) \
+		-DPython_EXECUTABLE=$$(realpath -s $(PYTHON)) $(if $(KVISION_CUDA),-DKVISION_CUDA=$(KVISION_CUDA)) \
 		-DCMAKE_MAKE_PROGRAM=$$($(PYTHON) -c "import ninja; print(ninja.BIN_DIR)")/ninja; $(PYTHON) -m cmake --build build/dev'
 
 clean:
