@@ -143,5 +143,7 @@ def test_faster_rcnn():
 @pytest.mark.parametrize("name", INSTANCES)
 def test_keras_may_compile_everything(name):
     instance = INSTANCES[name]()
-    if isinstance(instance, keras.layers.Layer):
+    # Keras augments outside of the step that it compiles.
+    augments = name.startswith("kvision.data.")
+    if isinstance(instance, keras.layers.Layer) and not augments:
         assert all(layer.supports_jit for layer in (instance, *instance._flatten_layers()))
