@@ -137,11 +137,6 @@ class Segmenter(ImageModel):
             ValueError: If there are no labels, a label is no class, or labels or weights have
                 another shape.
         """
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__}: labels (B, H, W) must come with the images, as "
-                "`kvision.data.to_fit` pairs them. Received: None."
-            )
         labels, sample_weight = self._targets(x, y, y_pred, sample_weight)
         self._check_labels(labels)
         if training and self._class_weight is not None:
@@ -167,6 +162,11 @@ class Segmenter(ImageModel):
 
     def _targets(self, images, labels, logits, sample_weight):
         """Labels `(B, h, w)` int32 and weights that broadcast to them, cropped to the logits."""
+        if labels is None:
+            raise ValueError(
+                f"{type(self).__name__}: labels (B, H, W) must come with the images, as "
+                "`kvision.data.to_fit` pairs them. Received: None."
+            )
         labels = ops.convert_to_tensor(labels)
         if not (_is_map(labels) and (_covers(labels, logits) or _covers(labels, images))):
             raise ValueError(
