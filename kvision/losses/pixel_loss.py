@@ -101,6 +101,11 @@ class PixelLoss(keras.losses.Loss):
                 raise ValueError(f"{owner}: `{argument}` must be in (0, 1]. Received: {value}.")
         if min_kept < 0:
             raise ValueError(f"{owner}: `min_kept` must not be negative. Received: {min_kept}.")
+        if isinstance(class_weight, dict):
+            raise ValueError(
+                f"{owner}: `class_weight` must be a sequence of numbers, in the order of the "
+                f"classes. Received: {class_weight}."
+            )
         if class_weight is not None:
             class_weight = [float(weight) for weight in class_weight]
             if not all(0 <= weight < float("inf") for weight in class_weight):
@@ -206,7 +211,7 @@ class PixelLoss(keras.losses.Loss):
         counted = ops.cast(self._mined(losses, valid), self.dtype)
         weights = counted
         if sample_weight is not None:
-            weights = counted * self._per_decision(sample_weight, len(counted.shape))
+            weights = counted * self._per_decision(sample_weight, counted)
         return Pixels(logits, labels, -losses, counted, weights, wrong)
 
     def _mined(self, losses, valid):
@@ -224,18 +229,24 @@ class PixelLoss(keras.losses.Loss):
             kept = ops.logical_or(kept, ops.logical_and(valid, below))
         return kept
 
-    def _per_decision(self, sample_weight, rank):
+    def _per_decision(self, sample_weight, counted):
+        expected = tuple(counted.shape[:3])
         weights = ops.cast(ops.convert_to_tensor(sample_weight), self.dtype)
-        if len(weights.shape) == 1:
-            weights = weights[:, None, None]
-        if len(weights.shape) == 4 and weights.shape[-1] == 1:
+        found = tuple(weights.shape)
+        if len(found) == 4 and found[-1] == 1:
             weights = weights[..., 0]
-        if len(weights.shape) != 3:
+        fits = len(weights.shape) in (1, 3) and all(
+            None in pair or pair[0] == pair[1]
+            for pair in zip(weights.shape, expected, strict=False)
+        )
+        if not fits:
             raise ValueError(
                 f"{type(self).__name__}: `sample_weight` must have shape (B, H, W), (B, H, W, 1) "
-                f"or (B,). Received: {tuple(sample_weight.shape)}."
+                f"or (B,), as the pixels have shape {expected}. Received: {found}."
             )
-        return weights if rank == 3 else weights[..., None]
+        if len(weights.shape) == 1:
+            weights = weights[:, None, None]
+        return weights if len(counted.shape) == 3 else weights[..., None]
 
     def _check_shapes(self, labels, logits):
         owner = type(self).__name__

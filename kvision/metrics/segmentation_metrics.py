@@ -141,12 +141,13 @@ class SegmentationMetrics(keras.metrics.Metric):
         Raises:
             ValueError: If shapes do not fit, or a label is no class.
         """
+        name = type(self).__name__
         num_classes, num_cells = self.num_classes, self.num_classes**2
         truth, found, ignored, wrong = read_label_maps(
-            type(self).__name__, y_true, y_pred, num_classes, self.ignore_class
+            name, y_true, y_pred, num_classes, self.ignore_class
         )
         if sample_weight is not None:
-            sample_weight = _by_pixel(sample_weight, truth)
+            sample_weight = _by_pixel(name, sample_weight, truth)
         cells = ops.where(wrong, num_cells, truth * num_classes + found)
         cells = ops.reshape(ops.where(ignored, num_cells + 1, cells), (-1,))
         self._add(_count(cells, num_cells + 2, sample_weight)[: num_cells + 1])
@@ -196,10 +197,19 @@ class SegmentationMetrics(keras.metrics.Metric):
         }
 
 
-def _by_pixel(sample_weight, truth):
+def _by_pixel(owner, sample_weight, truth):
     """Weights `(N,)` of all pixels."""
     weights = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
-    if len(weights.shape) == 1:
+    found, expected = tuple(weights.shape), tuple(truth.shape)
+    by_image = len(found) == 1
+    pairs = zip(found, expected, strict=False)
+    fits = by_image or len(found) == len(expected) or found[len(expected) :] == (1,)
+    if not fits or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        raise ValueError(
+            f"{owner}: `sample_weight` must have the shape of the labels, {expected}, or be one "
+            f"number an image, (B,). Received: shape {found}."
+        )
+    if by_image:
         weights = ops.reshape(weights, (-1, *[1] * (len(truth.shape) - 1)))
         weights = ops.broadcast_to(weights, ops.shape(truth))
     return ops.reshape(weights, (-1,))

@@ -276,3 +276,24 @@ class ImageModel(keras.Model):
                 backbone.feature_specs = {name: FeatureSpec(*spec) for name, spec in specs.items()}
             config["backbone"] = backbone
         return make_frozen(cls, config)
+
+
+def coarsest_level(owner, backbone):
+    """Returns the last level of a backbone.
+
+    Args:
+        owner: Name of the model, for the message.
+        backbone: What the model was given.
+
+    Returns:
+        Its name and its `kvision.layers.FeatureSpec`.
+
+    Raises:
+        ValueError: If it is no pyramid model.
+    """
+    if not hasattr(backbone, "feature_specs"):
+        raise ValueError(
+            f"{owner}: `backbone` must have `feature_specs`, as those of kvision.backbones, whose "
+            f"`from_keras` gives them to other models. Received: {type(backbone).__name__}."
+        )
+    return list(backbone.feature_specs.items())[-1]

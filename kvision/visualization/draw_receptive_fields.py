@@ -53,7 +53,6 @@ def draw_receptive_fields(fields, *, path=None):
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.use_sticky_edges = False
     axes.margins(x=0.1)
-    axes.invert_yaxis()
     axes.set_xlabel(f"pixels of an image {width} wide")
     handles = [Patch(color=colors[stride], label=str(stride)) for stride in strides]
     axes.legend(handles=handles, title="stride", fontsize=7, title_fontsize=7)

@@ -202,6 +202,31 @@ def test_sizes(name):
             assert decoded["labels"].shape == (1, *model.output_size((height, width)))
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the graphs of others know their sizes"
+)
+@pytest.mark.parametrize("name", kvision.list_models("segmentation"))
+def test_it_trains_on_sizes_that_the_graph_does_not_know(name):
+    import tensorflow as tf
+
+    batches = [
+        (_images(height, width, 2), np.zeros((2, height, width), "int32"))
+        for height, width in [(48, 64), (37, 41)]
+    ]
+    signature = (
+        tf.TensorSpec((None, None, None, 3), "float32"),
+        tf.TensorSpec((None, None, None), "int32"),
+    )
+    data = tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
+    data = data.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    model = create_small(name)
+    model.compile(CATALOG[name].optimizer())
+    assert np.isfinite(model.fit(data, shuffle=False, verbose=0).history["loss"]).all()
+    call = tf.function(lambda images: model(images, training=False), input_signature=signature[:1])
+    for images, _ in batches:
+        _assert_equal([call(images)], _raw(model, images))
+
+
 @one_of_a_family
 def test_an_image_that_is_too_small(name):
     model = create_small(name)
@@ -221,6 +246,12 @@ def test_names():
         kvision.list_models("captioning")
     with pytest.raises(ValueError, match=r"`name` must be one of .*Received: 'resnet51'"):
         kvision.create("resnet51")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "deeplab_v3", "deeplab_v3plus"])
+def test_a_backbone_that_is_no_pyramid(name):
+    with pytest.raises(ValueError, match="`backbone` must have `feature_specs`.*from_keras"):
+        create_small(name, backbone=keras.Sequential([keras.Input((32, 32, 3))]))
 
 
 def test_overrides():

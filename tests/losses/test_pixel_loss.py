@@ -176,6 +176,8 @@ def test_what_is_wrong_is_named():
         PixelCrossEntropy(min_kept=-1)
     with pytest.raises(ValueError, match="`class_weight` must be finite and not negative"):
         PixelCrossEntropy(class_weight=[1, -1])
+    with pytest.raises(ValueError, match="`class_weight` must be a sequence of numbers"):
+        PixelCrossEntropy(class_weight={0: 1.0, 1: 2.0, 2: 0.5})
     with pytest.raises(ValueError, match="`activation` must be 'softmax' or 'sigmoid'"):
         SoftDice(activation="tanh")
     with pytest.raises(ValueError, match="`class_weight` must have 3 numbers. Received: 2"):
@@ -185,5 +187,7 @@ def test_what_is_wrong_is_named():
     for wrong in (LABELS[:, :4], LABELS[0], np.stack([LABELS] * 3, -1), LABELS[..., None, None]):
         with pytest.raises(ValueError, match=r"`y_true` must have shape \(B, H, W\) or \(B, H, W,"):
             PixelCrossEntropy(ignore_class=255)(wrong, LOGITS)
-    with pytest.raises(ValueError, match=r"`sample_weight` must have shape \(B, H, W\)"):
-        PixelCrossEntropy(ignore_class=255)(LABELS, LOGITS, np.ones((2, 6)))
+    batch, height, width = LABELS.shape
+    for shape in ((batch, width), (batch, 1), (batch + 1,), (batch, height, 1)):
+        with pytest.raises(ValueError, match=r"`sample_weight` must have shape \(B, H, W\)"):
+            PixelCrossEntropy(ignore_class=255)(LABELS, LOGITS, np.ones(shape))

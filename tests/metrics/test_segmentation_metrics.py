@@ -266,3 +266,6 @@ def test_what_is_wrong_is_named():
         SegmentationMetrics(3).update_state(truth, found.astype("float32"))
     with pytest.raises(ValueError, match="must have a label for each pixel"):
         SegmentationMetrics(3).update_state(truth[..., :4], found)
+    for shape in (truth.shape[::-1], (len(truth), 1), (len(truth) + 1,)):
+        with pytest.raises(ValueError, match="`sample_weight` must have the shape of the labels"):
+            SegmentationMetrics(3).update_state(truth, truth, np.ones(shape))

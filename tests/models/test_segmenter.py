@@ -85,6 +85,21 @@ def test_class_weights_change_between_fits_and_do_not_count_in_evaluation(images
     np.testing.assert_allclose(trained_loss(model, images, labels), plain, rtol=1e-5)
 
 
+def test_class_weights_end_with_their_fit(images, labels):
+    model = Pointwise()
+    plain = trained_loss(model, images, labels)
+    model.fit(images, labels, batch_size=2, verbose=0, class_weight={0: 9.0})
+    np.testing.assert_allclose(model.train_on_batch(images, labels)[0], plain, rtol=1e-5)
+
+
+def test_fits_without_class_weights_share_one_compiled_step(images, labels):
+    model = Pointwise()
+    trained_loss(model, images, labels)
+    step = model.train_function
+    model.fit(images, labels, batch_size=2, verbose=0)
+    assert model.train_function is step
+
+
 def test_labels_are_cropped_to_the_middle(images, labels):
     losses, known = pixel_losses(images, labels, 1.0)
     middle = slice(1, -1)
@@ -131,6 +146,9 @@ class TestRefusals:
         labels[1, 0, 0] = 3
         with pytest.raises(ValueError, match=r"in 0\.\.2.*or 255 for .*Received: \[3\]"):
             model.fit(images, labels, verbose=0)
+        if keras.backend.backend() == "jax":  # whose steps are always compiled
+            assert np.isnan(model.evaluate(images, labels, verbose=0, return_dict=True)["loss"])
+            return
         with pytest.raises(Exception, match=r"in 0\.\.2, as `num_classes` is 3"):
             model.evaluate(images, labels, verbose=0)
 
@@ -139,6 +157,26 @@ class TestRefusals:
         model.compile()
         with pytest.raises(ValueError, match="labels must have the size of their images"):
             model.fit(images, labels[:, :4], verbose=0)
+
+    def test_larger_labels_than_images(self, images, labels):
+        model = Pointwise()
+        model.compile()
+        with pytest.raises(ValueError, match="labels must have the size of their images"):
+            model.fit(images[:, :4], labels, verbose=0)
+
+    def test_labels_that_are_one_hot(self, images):
+        model = Pointwise()
+        model.compile()
+        one_hot = np.eye(3, dtype="int32")[images.argmax(-1)]
+        with pytest.raises(ValueError, match=r"or \(B, H, W, 1\). Received: .* 3\) for"):
+            model.fit(images, one_hot, verbose=0)
+
+    @pytest.mark.parametrize("shape", [(2, 1), (2, 5, 8), (2, 6, 8, 3)])
+    def test_weights_of_another_shape(self, images, labels, shape):
+        model = Pointwise()
+        model.compile()
+        with pytest.raises(ValueError, match=r"`sample_weight` must have shape \(B, H, W\)"):
+            model.fit(images, labels, sample_weight=np.ones(shape), verbose=0)
 
     def test_no_labels(self, images):
         model = Pointwise()
@@ -161,6 +199,8 @@ class TestRefusals:
         model.compile()
         with pytest.raises(ValueError, match=r"of classes 0\.\.2. Received: \[7\]"):
             model.fit(np.zeros((1, 4, 4, 3)), np.zeros((1, 4, 4)), class_weight={7: 1.0})
+        with pytest.raises(ValueError, match=r"dictionary \{class: weight\}, as .*enumerate"):
+            model.fit(np.zeros((1, 4, 4, 3)), np.zeros((1, 4, 4)), class_weight=[1.0, 2.0, 3.0])
 
     def test_images_of_another_shape(self, images):
         with pytest.raises(ValueError, match=r"shape \(batch, height, width, 3\).*\(6, 8, 3\)"):

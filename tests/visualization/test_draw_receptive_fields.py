@@ -25,5 +25,7 @@ def test_draws_a_bar_for_every_change(tmp_path):
     bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches if bar.get_height() == 0.8]
     # The middle of 23 positions of stride 2, then of 11 of stride 4.
     assert bars == [(22, 3), (20, 5)]
+    top, bottom = (axes.transData.transform((0, place))[1] for place in (0, 1))
+    assert top > bottom  # the rows go down the net
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["2", "4"]
     assert path.stat().st_size > 0

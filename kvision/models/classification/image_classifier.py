@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from kvision.models.image_model import ImageModel
+from kvision.models.image_model import ImageModel, coarsest_level
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -23,7 +23,8 @@ class ImageClassifier(ImageModel):
     Args:
         backbone: A pyramid model of `kvision.backbones`, on images `(B, H, W, 3)` of 0..255.
         num_classes: Number of classes.
-        pool_size: Number of parts in each direction that are averaged.
+        pool_size: Number of parts in each direction that are averaged. Above 1, compiled code of
+            TensorFlow has to know the size of the images.
         hidden_units: Units of the hidden dense layers, each followed by a ReLU and by dropout.
         dropout: Rate in [0, 1) of the dropout; without hidden layers it is before the logits.
         **kwargs: Arguments of `kvision.models.ImageModel`.
@@ -42,13 +43,12 @@ class ImageClassifier(ImageModel):
             raise ValueError(
                 f"ImageClassifier: `pool_size` must be at least 1. Received: {pool_size}."
             )
+        self._level, spec = coarsest_level("ImageClassifier", backbone)
         self.backbone = backbone
         self.pool_size = pool_size
         self.hidden_units = tuple(hidden_units)
         self.dropout = dropout
         policy = self.dtype_policy
-        level, spec = list(backbone.feature_specs.items())[-1]
-        self._level = level
         self.pooling = (
             layers.GlobalAveragePooling2D(dtype=policy, name="pooling")
             if pool_size == 1

@@ -4,6 +4,7 @@ import keras
 from keras import layers, ops
 
 from kvision.layers import ASPP
+from kvision.models.image_model import coarsest_level
 from kvision.models.segmentation.segmenter import Segmenter
 
 
@@ -51,6 +52,7 @@ class DeepLabV3(Segmenter):
         **kwargs,
     ):
         super().__init__(num_classes=num_classes, **kwargs)
+        self._level, spec = coarsest_level("DeepLabV3", backbone)
         self.backbone = backbone
         self.filters = filters
         self.dilation_rates = dilation_rates
@@ -58,10 +60,11 @@ class DeepLabV3(Segmenter):
         self.head_filters = head_filters
         self.dropout = dropout
         policy = self.dtype_policy
-        self._level, spec = list(backbone.feature_specs.items())[-1]
         self.aspp = ASPP(
             filters,
-            dilation_rates=dilation_rates or dilation_rates_at(spec.stride),
+            dilation_rates=(
+                dilation_rates_at(spec.stride) if dilation_rates is None else dilation_rates
+            ),
             separable=separable,
             dropout=dropout,
             dtype=policy,
@@ -157,7 +160,11 @@ def enlarge(maps, like):
     Returns:
         `(B, H, W, C)`.
     """
-    size = ops.shape(like)[1:3]
-    if tuple(maps.shape[1:3]) == tuple(size):
+    size = tuple(like.shape[1:3])
+    if None in size:  # in a graph of TensorFlow, and Keras' function wants numbers
+        import tensorflow as tf
+
+        return tf.cast(tf.image.resize(maps, tf.shape(like)[1:3]), maps.dtype)
+    if tuple(maps.shape[1:3]) == size:
         return maps
     return ops.image.resize(maps, size, interpolation="bilinear")

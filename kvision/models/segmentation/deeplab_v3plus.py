@@ -4,6 +4,7 @@ import keras
 from keras import layers, ops
 
 from kvision.layers import ASPP
+from kvision.models.image_model import coarsest_level
 from kvision.models.segmentation.deeplab_v3 import conv_norm_relu, dilation_rates_at, enlarge
 from kvision.models.segmentation.segmenter import Segmenter
 
@@ -56,6 +57,7 @@ class DeepLabV3Plus(Segmenter):
         **kwargs,
     ):
         super().__init__(num_classes=num_classes, **kwargs)
+        self._level, spec = coarsest_level("DeepLabV3Plus", backbone)
         specs = backbone.feature_specs
         if low_level not in specs:
             raise ValueError(
@@ -71,10 +73,11 @@ class DeepLabV3Plus(Segmenter):
         self.separable = separable
         self.dropout = dropout
         policy = self.dtype_policy
-        self._level, spec = list(specs.items())[-1]
         self.aspp = ASPP(
             filters,
-            dilation_rates=dilation_rates or dilation_rates_at(spec.stride),
+            dilation_rates=(
+                dilation_rates_at(spec.stride) if dilation_rates is None else dilation_rates
+            ),
             separable=separable,
             dropout=dropout,
             dtype=policy,

@@ -106,14 +106,19 @@ class Segmenter(ImageModel):
             The `keras.callbacks.History`.
 
         Raises:
-            ValueError: If a label is no class, or a class of `class_weight` is none.
+            ValueError: If a label is no class, or `class_weight` is no dictionary of classes.
         """
         labels = args[1] if len(args) > 1 else kwargs.get("y")
         if labels is not None:
             self._check_labels(labels)
+        if class_weight is None:
+            return super().fit(*args, **kwargs)
         self._class_weight = self._weight_of_each_class(class_weight)
         self.train_function = None  # the weights are constants of the step
-        return super().fit(*args, **kwargs)
+        try:
+            return super().fit(*args, **kwargs)
+        finally:
+            self._class_weight = self.train_function = None
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Returns the loss of `compile` for labels and weights as `fit` takes them.
@@ -129,14 +134,10 @@ class Segmenter(ImageModel):
             A scalar.
 
         Raises:
-            ValueError: If there are no labels, or a label is no class.
+            ValueError: If there are no labels, a label is no class, or labels or weights have
+                another shape.
         """
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__}: labels (B, H, W) must come with the images, as "
-                "`kvision.data.to_fit` pairs them. Received: None."
-            )
-        labels, sample_weight = self._targets(y, y_pred, sample_weight)
+        labels, sample_weight = self._targets(x, y, y_pred, sample_weight)
         self._check_labels(labels)
         if training and self._class_weight is not None:
             known = ops.clip(labels, 0, self.num_classes - 1)  # the ignored weigh nothing anyway
@@ -156,26 +157,38 @@ class Segmenter(ImageModel):
         Returns:
             `{name: scalar}`.
         """
-        labels, sample_weight = self._targets(y, y_pred, sample_weight)
+        labels, sample_weight = self._targets(x, y, y_pred, sample_weight)
         return super().compute_metrics(x, labels, y_pred, sample_weight)
 
-    def _targets(self, labels, logits, sample_weight):
+    def _targets(self, images, labels, logits, sample_weight):
         """Labels `(B, h, w)` int32 and weights that broadcast to them, cropped to the logits."""
+        if labels is None:
+            raise ValueError(
+                f"{type(self).__name__}: labels (B, H, W) must come with the images, as "
+                "`kvision.data.to_fit` pairs them. Received: None."
+            )
         labels = ops.convert_to_tensor(labels)
-        sizes = zip(labels.shape[1:3], logits.shape[1:3], strict=False)
-        if any(None not in pair and pair[0] < pair[1] for pair in sizes):
+        if not (_is_map(labels) and (_covers(labels, logits) or _covers(labels, images))):
             raise ValueError(
                 f"{type(self).__name__}: labels must have the size of their images, shape "
-                f"(B, H, W) or (B, H, W, 1). Received: shape {tuple(labels.shape)} for logits of "
-                f"shape {tuple(logits.shape)}."
+                f"(B, H, W) or (B, H, W, 1). Received: shape {tuple(labels.shape)} for images of "
+                f"shape {tuple(images.shape)}."
             )
-        labels = ops.cast(_middle(labels, logits), "int32")
         if sample_weight is not None:
             sample_weight = ops.convert_to_tensor(sample_weight, "float32")
             if len(sample_weight.shape) == 1:
-                sample_weight = ops.broadcast_to(sample_weight[:, None, None], ops.shape(labels))
-            else:
+                sample_weight = sample_weight[:, None, None]
+            elif _is_map(sample_weight) and _covers(sample_weight, labels):
                 sample_weight = _middle(sample_weight, logits)
+            else:
+                raise ValueError(
+                    f"{type(self).__name__}: `sample_weight` must have shape (B, H, W), "
+                    "(B, H, W, 1) or (B,). Received: shape "
+                    f"{tuple(sample_weight.shape)} for labels of shape {tuple(labels.shape)}."
+                )
+        labels = ops.cast(_middle(labels, logits), "int32")
+        if sample_weight is not None:
+            sample_weight = ops.broadcast_to(sample_weight, ops.shape(labels))
         return labels, sample_weight
 
     def _check_labels(self, labels):
@@ -184,8 +197,12 @@ class Segmenter(ImageModel):
         )
 
     def _weight_of_each_class(self, class_weight):
-        if class_weight is None:
-            return None
+        if not isinstance(class_weight, dict):
+            raise ValueError(
+                f"{type(self).__name__}: `class_weight` must be a dictionary {{class: weight}}, as "
+                "`dict(enumerate(weights))` makes it of the weights of all classes. "
+                f"Received: {class_weight!r}."
+            )
         unknown = [c for c in class_weight if c not in range(self.num_classes)]
         if unknown:
             raise ValueError(
@@ -197,6 +214,17 @@ class Segmenter(ImageModel):
 
     def get_config(self):
         return {**super().get_config(), "ignore_class": self.ignore_class}
+
+
+def _is_map(values):
+    """Whether the shape is `(B, H, W)` or `(B, H, W, 1)`."""
+    return len(values.shape) == 3 or (len(values.shape) == 4 and values.shape[3] in (1, None))
+
+
+def _covers(values, others):
+    """Whether heights and widths are the same, as far as they are known."""
+    pairs = zip(values.shape[1:3], others.shape[1:3], strict=True)
+    return all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def _middle(values, logits):
