@@ -4,6 +4,7 @@ Source: Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Sema
 Segmentation", 2017, section 3.3.
 """
 
+import functools
 import itertools
 import numbers
 
@@ -12,6 +13,7 @@ from keras import ops
 
 from kvision.ops import native
 from kvision.ops.operation import call_operation
+from kvision.ops.taps import product_of_tap
 
 _NAME = "atrous_pyramid_pooling"
 _ACTIVATIONS = (None, "relu")
@@ -156,32 +158,15 @@ def _reference(x, kernels, biases, dilation_rates, activation):
         branch = ops.zeros((*ops.shape(x)[:3], kernel.shape[3]), computed_in)
         for i, j in itertools.product(range(size), repeat=2):
             down, right = ((tap - size // 2) * rate for tap in (i, j))
-            branch = branch + _product_of_tap(x, kernel[i, j], down, right)
+            multiply = functools.partial(_multiply, weights=kernel[i, j])
+            branch = branch + product_of_tap(multiply, x, down, right)
         branches.append(branch + ops.cast(bias, computed_in))
     output = ops.concatenate(branches, axis=-1)
     return ops.cast(ops.relu(output) if activation == "relu" else output, dtype)
 
 
-def _product_of_tap(x, weights, down, right):
-    """What every pixel finds `down` and `right` of it, times weights; zeros off the map."""
-    steps = [_steps_on_map(down, ops.shape(x)[1]), _steps_on_map(right, ops.shape(x)[2])]
-    for axis, offset, size in zip((1, 2), (down, right), steps, strict=True):
-        found = slice(size, None) if offset > 0 else slice(None, ops.shape(x)[axis] - size)
-        x = x[(slice(None),) * axis + (found,)]
-    product = ops.einsum("bhwc,cf->bhwf", x, weights)
-    for axis, offset, size in zip((1, 2), (down, right), steps, strict=True):
-        shape = list(ops.shape(product))
-        shape[axis] = size
-        padding = ops.zeros(shape, product.dtype)
-        parts = [product, padding] if offset > 0 else [padding, product]
-        product = ops.concatenate(parts, axis=axis)
-    return product
-
-
-def _steps_on_map(offset, size):
-    """How far a tap reaches off the map: all of it at most. `size` may be a tensor."""
-    steps = min(abs(offset), _MAX_RATE)
-    return min(steps, size) if isinstance(size, int) else ops.minimum(steps, size)
+def _multiply(x, weights):
+    return ops.einsum("bhwc,cf->bhwf", x, weights)
 
 
 def _native(x, kernels, biases, dilation_rates, activation):
