@@ -6,12 +6,12 @@ Segmentation", 2017, section 3.3.
 
 import functools
 import itertools
-import numbers
 
 import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.arguments import is_int
 from kvision.ops.operation import call_operation
 from kvision.ops.taps import product_of_tap
 
@@ -65,8 +65,7 @@ class AtrousPyramidPoolingOperation(keras.Operation):
     def __init__(self, *, dilation_rates, activation=None, name=None):
         super().__init__(name=name)
         for rate in dilation_rates:
-            is_int = isinstance(rate, numbers.Real) and int(rate) == rate
-            if not is_int or not 1 <= rate <= _MAX_RATE:
+            if not is_int(rate) or not 1 <= rate <= _MAX_RATE:
                 raise ValueError(
                     f"{_NAME}: `dilation_rates` must be ints between 1 and {_MAX_RATE}. "
                     f"Received: {list(dilation_rates)}."

@@ -5,12 +5,12 @@ Semantic Image Segmentation", 2018, section 3.1.
 """
 
 import functools
-import numbers
 
 import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.arguments import is_int
 from kvision.ops.operation import call_operation
 from kvision.ops.taps import product_of_tap
 
@@ -76,7 +76,7 @@ class DepthwiseAtrousPyramidPoolingOperation(keras.Operation):
     def __init__(self, *, dilation_rates, activation=None, name=None):
         super().__init__(name=name)
         for rate in dilation_rates:
-            if not isinstance(rate, numbers.Integral) or not 1 <= rate <= _MAX_RATE:
+            if not is_int(rate) or not 1 <= rate <= _MAX_RATE:
                 raise ValueError(
                     f"{_NAME}: `dilation_rates` must be ints between 1 and 2^31. "
                     f"Received: {tuple(dilation_rates)}."

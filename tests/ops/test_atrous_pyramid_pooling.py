@@ -263,6 +263,7 @@ class TestAtrousPyramidPooling(OpTests):
             Invalid({"dilation_rates": (1, 2)}, "one element for each branch"),
             Invalid({"dilation_rates": (1, 0, 2)}, "`dilation_rates` must be ints between 1"),
             Invalid({"dilation_rates": (1, 1.5, 2)}, "`dilation_rates` must be ints between 1"),
+            Invalid({"dilation_rates": (1, np.inf, 2)}, "`dilation_rates` must be ints between 1"),
             Invalid({"activation": "tanh"}, "`activation` must be one of"),
         ),
         raw=(RAW, RAW_GRADIENT, RAW_KERNEL_GRADIENT),
