@@ -3,17 +3,20 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 
 namespace kvision {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Blocks that own `per_block` units each. A grid has room for 2^31 - 1 of them, more than a GPU's
-// memory has units for.
+// Blocks that own `per_block` units each. A grid has room for 2^31 - 1 of them: hardly a GPU's
+// memory has units for more, and a launch of more is an error.
 inline unsigned BlocksFor(int64_t units, int64_t per_block) {
-  return static_cast<unsigned>((units + per_block - 1) / per_block);
+  return static_cast<unsigned>(
+      std::min<int64_t>((units + per_block - 1) / per_block, std::numeric_limits<unsigned>::max()));
 }
 
 // The number of this thread along the first dimension of the grid.

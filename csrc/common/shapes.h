@@ -14,6 +14,7 @@
 #include <array>
 #include <cstdint>
 #include <cstdio>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -172,11 +173,13 @@ class Sizes {
     return true;
   }
 
-  // The sum stands under the axis as it is written, "+" and all, and is unknown once a part is.
+  // The sum stands under the axis as it is written, "+" and all, and is unknown once a part is. It
+  // fits as long as it has a number.
   bool AddPart(std::string_view axis, int64_t size, const char* tensor) {
     const Named* sum = Find(axis);
     const int64_t before = sum == nullptr ? 0 : sum->size;
     const bool known = before != kUnknownSize && size != kUnknownSize;
+    if (known && size > std::numeric_limits<int64_t>::max() - before) return false;
     Bind(axis, known ? before + size : kUnknownSize, tensor);
     return true;
   }

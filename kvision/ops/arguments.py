@@ -16,7 +16,7 @@ def standardize_pair(op, name, value):
     """Returns `value`, a positive int or a pair of them, as a pair of ints."""
     is_pair = isinstance(value, (tuple, list))
     pair = tuple(value) if is_pair else (value, value)
-    if len(pair) != 2 or not all(_is_positive_int(number) for number in pair):
+    if len(pair) != 2 or not all(is_int(number) and number >= 1 for number in pair):
         raise ValueError(
             f"{op}: `{name}` must be a positive int or a pair (height, width) of them. "
             f"Received: {value}."
@@ -24,5 +24,6 @@ def standardize_pair(op, name, value):
     return int(pair[0]), int(pair[1])
 
 
-def _is_positive_int(value):
-    return isinstance(value, numbers.Real) and int(value) == value and value >= 1
+def is_int(value):
+    """Whether `value` is a whole number, of whatever type; infinity is none."""
+    return isinstance(value, numbers.Real) and value % 1 == 0

@@ -4,14 +4,16 @@ Source: Chen, Papandreou, Schroff, Adam, "Rethinking Atrous Convolution for Sema
 Segmentation", 2017, section 3.3.
 """
 
+import functools
 import itertools
-import numbers
 
 import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.arguments import is_int
 from kvision.ops.operation import call_operation
+from kvision.ops.taps import product_of_tap
 
 _NAME = "atrous_pyramid_pooling"
 _ACTIVATIONS = (None, "relu")
@@ -63,8 +65,7 @@ class AtrousPyramidPoolingOperation(keras.Operation):
     def __init__(self, *, dilation_rates, activation=None, name=None):
         super().__init__(name=name)
         for rate in dilation_rates:
-            is_int = isinstance(rate, numbers.Real) and int(rate) == rate
-            if not is_int or not 1 <= rate <= _MAX_RATE:
+            if not is_int(rate) or not 1 <= rate <= _MAX_RATE:
                 raise ValueError(
                     f"{_NAME}: `dilation_rates` must be ints between 1 and {_MAX_RATE}. "
                     f"Received: {list(dilation_rates)}."
@@ -156,32 +157,15 @@ def _reference(x, kernels, biases, dilation_rates, activation):
         branch = ops.zeros((*ops.shape(x)[:3], kernel.shape[3]), computed_in)
         for i, j in itertools.product(range(size), repeat=2):
             down, right = ((tap - size // 2) * rate for tap in (i, j))
-            branch = branch + _product_of_tap(x, kernel[i, j], down, right)
+            multiply = functools.partial(_multiply, weights=kernel[i, j])
+            branch = branch + product_of_tap(multiply, x, down, right)
         branches.append(branch + ops.cast(bias, computed_in))
     output = ops.concatenate(branches, axis=-1)
     return ops.cast(ops.relu(output) if activation == "relu" else output, dtype)
 
 
-def _product_of_tap(x, weights, down, right):
-    """What every pixel finds `down` and `right` of it, times weights; zeros off the map."""
-    steps = [_steps_on_map(down, ops.shape(x)[1]), _steps_on_map(right, ops.shape(x)[2])]
-    for axis, offset, size in zip((1, 2), (down, right), steps, strict=True):
-        found = slice(size, None) if offset > 0 else slice(None, ops.shape(x)[axis] - size)
-        x = x[(slice(None),) * axis + (found,)]
-    product = ops.einsum("bhwc,cf->bhwf", x, weights)
-    for axis, offset, size in zip((1, 2), (down, right), steps, strict=True):
-        shape = list(ops.shape(product))
-        shape[axis] = size
-        padding = ops.zeros(shape, product.dtype)
-        parts = [product, padding] if offset > 0 else [padding, product]
-        product = ops.concatenate(parts, axis=axis)
-    return product
-
-
-def _steps_on_map(offset, size):
-    """How far a tap reaches off the map: all of it at most. `size` may be a tensor."""
-    steps = min(abs(offset), _MAX_RATE)
-    return min(steps, size) if isinstance(size, int) else ops.minimum(steps, size)
+def _multiply(x, weights):
+    return ops.einsum("bhwc,cf->bhwf", x, weights)
 
 
 def _native(x, kernels, biases, dilation_rates, activation):

@@ -4,13 +4,15 @@ Source: Chen, Zhu, Papandreou, Schroff, Adam, "Encoder-Decoder with Atrous Separ
 Semantic Image Segmentation", 2018, section 3.1.
 """
 
-import numbers
+import functools
 
 import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.arguments import is_int
 from kvision.ops.operation import call_operation
+from kvision.ops.taps import product_of_tap
 
 _NAME = "depthwise_atrous_pyramid_pooling"
 _ACTIVATIONS = (None, "relu")
@@ -74,7 +76,7 @@ class DepthwiseAtrousPyramidPoolingOperation(keras.Operation):
     def __init__(self, *, dilation_rates, activation=None, name=None):
         super().__init__(name=name)
         for rate in dilation_rates:
-            if not isinstance(rate, numbers.Integral) or not 1 <= rate <= _MAX_RATE:
+            if not is_int(rate) or not 1 <= rate <= _MAX_RATE:
                 raise ValueError(
                     f"{_NAME}: `dilation_rates` must be ints between 1 and 2^31. "
                     f"Received: {tuple(dilation_rates)}."
@@ -162,7 +164,7 @@ def _check_dtype(name, tensor, dtype):
 
 
 def _reference(x, kernels, biases, dilation_rates, activation):
-    """`depthwise_atrous_pyramid_pooling` in plain `keras.ops`, by reads of `x` shifted by a tap.
+    """`depthwise_atrous_pyramid_pooling` in plain `keras.ops`, a product for every tap.
 
     Not by `keras.ops.depthwise_conv`: TensorFlow has it of no empty tensor and of no unknown number
     of channels, and pads by the rate.
@@ -175,28 +177,13 @@ def _reference(x, kernels, biases, dilation_rates, activation):
         branch = 0.0 if biases is None else ops.cast(biases[index], wide)
         radius = kernel.shape[0] // 2
         for i, weights_of_row in enumerate(ops.unstack(ops.cast(kernel[..., 0], wide))):
-            rows = _shifted(x, (i - radius) * rate, axis=1)
             for j, weights in enumerate(ops.unstack(weights_of_row)):
-                branch = branch + _shifted(rows, (j - radius) * rate, axis=2) * weights
+                down, right = ((tap - radius) * rate for tap in (i, j))
+                multiply = functools.partial(ops.multiply, weights)
+                branch = branch + product_of_tap(multiply, x, down, right)
         branches.append(branch)
     output = ops.concatenate(branches, axis=-1)
     return ops.cast(ops.relu(output) if activation == "relu" else output, dtype)
-
-
-def _shifted(x, offset, axis):
-    """What lies `offset` cells further along an axis; zeros where that is off the image."""
-    if offset == 0:
-        return x
-    shape = list(ops.shape(x))
-    size, offset_on_image = shape[axis], min(abs(offset), _MAX_RATE - 1)
-    if isinstance(size, int):
-        shape[axis] = min(offset_on_image, size)
-    else:
-        shape[axis] = ops.minimum(offset_on_image, size)
-    padding = ops.zeros(shape, x.dtype)
-    kept = slice(shape[axis], None) if offset > 0 else slice(None, size - shape[axis])
-    kept = x[(slice(None),) * axis + (kept,)]
-    return ops.concatenate([kept, padding] if offset > 0 else [padding, kept], axis=axis)
 
 
 def _native(x, kernels, biases, dilation_rates, activation):

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.arguments import is_int
 from kvision.ops.operation import call_operation
 
 _NAME = "max_unpool"
@@ -41,7 +42,7 @@ def max_unpool(x, argmax, output_size):
     """
     if hasattr(output_size, "dtype"):
         return call_operation(MaxUnpoolOperation, (x, argmax, output_size))
-    if isinstance(output_size, numbers.Number):
+    if output_size is None or isinstance(output_size, numbers.Number):
         raise ValueError(_wrong_size(output_size))
     return call_operation(MaxUnpoolOperation, (x, argmax), output_size=tuple(output_size))
 
@@ -61,8 +62,7 @@ class MaxUnpoolOperation(keras.Operation):
         super().__init__(name=name)
         self.output_size = None if output_size is None else tuple(output_size)
         if output_size is not None and (
-            len(self.output_size) != 2
-            or any(isinstance(n, numbers.Real) and n < 0 for n in self.output_size)
+            len(self.output_size) != 2 or not all(map(_may_be_size, self.output_size))
         ):
             raise ValueError(_wrong_size(output_size))
 
@@ -121,6 +121,13 @@ class MaxUnpoolOperation(keras.Operation):
             raise ValueError(
                 f"{_NAME}: `output_size` must be fewer than 2^31 cells. Received: {tuple(size)}."
             )
+
+
+def _may_be_size(value):
+    """Whether it is a size, or stands for one that is not known yet: a tensor, a symbol, `None`."""
+    if isinstance(value, numbers.Number):
+        return is_int(value) and value >= 0
+    return not isinstance(value, str)
 
 
 def _wrong_size(received):

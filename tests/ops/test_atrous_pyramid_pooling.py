@@ -173,6 +173,11 @@ RAW_KERNEL_GRADIENT = RawOp(
             {"kernel_shapes": KERNEL_SHAPES + [0, 0, 0, 1]},
             "`kernel_gradients` must have 5 filters in all",
         ),
+        # Empty kernels, of more filters than 64 bits count.
+        Invalid(
+            {"kernel_shapes": np.array([(0, 0, 3, 2**62), (0, 0, 3, 2**62)])},
+            "`kernel_gradients` must have shape",
+        ),
         Invalid({"kernel_shapes": KERNEL_SHAPES + [0, 0, 1, 0]}, "in_channels is 3 in `x`"),
         Invalid({"kernel_shapes": KERNEL_SHAPES[:, :3]}, "`kernel_shapes` must have shape"),
         Invalid({"kernel_shapes": -KERNEL_SHAPES}, "must hold no negative size", static=True),
@@ -258,6 +263,7 @@ class TestAtrousPyramidPooling(OpTests):
             Invalid({"dilation_rates": (1, 2)}, "one element for each branch"),
             Invalid({"dilation_rates": (1, 0, 2)}, "`dilation_rates` must be ints between 1"),
             Invalid({"dilation_rates": (1, 1.5, 2)}, "`dilation_rates` must be ints between 1"),
+            Invalid({"dilation_rates": (1, np.inf, 2)}, "`dilation_rates` must be ints between 1"),
             Invalid({"activation": "tanh"}, "`activation` must be one of"),
         ),
         raw=(RAW, RAW_GRADIENT, RAW_KERNEL_GRADIENT),
@@ -335,6 +341,16 @@ def test_a_weight_that_meets_padding_alone_may_be_infinite(implementation):
     x = np.zeros((1, 2, 2, 1), "float32")
     output = atrous_pyramid_pooling(x, [kernel], dilation_rates=[2])
     np.testing.assert_array_equal(to_numpy(output), x)
+
+
+def test_an_empty_kernel_may_have_any_number_of_rows():
+    output = native.module().atrous_pyramid_pooling(
+        x=np.ones((1, 2, 1, 1), "float32"),
+        kernels=[np.ones((2**40, 0, 1, 1), "float32")],
+        biases=np.full(1, 5, "float32"),
+        dilation_rates=[2**31 - 1],
+    )
+    np.testing.assert_array_equal(output, np.full((1, 2, 1, 1), 5))
 
 
 def test_a_number_that_is_none_stays(implementation):

@@ -231,6 +231,7 @@ class TestMaxPoolWithArgmax(OpTests):
         invalid=(
             Invalid({"pool_size": 0}, "`pool_size` must be a positive int or a pair"),
             Invalid({"pool_size": (2, 2, 2)}, "`pool_size` must be"),
+            Invalid({"pool_size": INF}, "`pool_size` must be a positive int or a pair"),
             Invalid({"pool_size": 2**31}, "`pool_size` must be below"),
             Invalid({"strides": (2, 1.5)}, "`strides` must be a positive int or a pair"),
             Invalid({"padding": "full"}, "`padding` must be one of"),

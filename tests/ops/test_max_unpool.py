@@ -312,3 +312,10 @@ def test_without_the_native_op_a_place_off_the_map_is_left_out():
     expected = np.zeros((1, 20, 1))
     expected[0, [0, 19]] = 1
     np.testing.assert_array_equal(output, expected.reshape(1, 4, 5, 1))
+
+
+@pytest.mark.parametrize("output_size", [None, 5, "ab", (5, -6), (5, 1.5), (5, np.inf), (5, 6, 2)])
+def test_a_size_is_a_pair_of_ints(output_size):
+    x = np.ones((1, 1, 1, 1), "float32")
+    with pytest.raises(ValueError, match="`output_size` must be a pair"):
+        max_unpool(x, np.zeros(x.shape, "int32"), output_size)

@@ -24,8 +24,8 @@
 // the run. Multiplications are fused with sums where the instruction set can, so that bits differ
 // between instruction sets.
 //
-// Memory beside the output: up to 1.5 MB a thread, in double 3 MB, and 16 bytes a pixel; with CUDA
-// none.
+// Memory beside the output, of each thread: up to 1.5 MB, in double 3 MB, and going back to the
+// kernels 16 bytes a pixel; with CUDA none.
 #pragma once
 
 #include <algorithm>
@@ -87,7 +87,6 @@ inline std::string CheckAtrousRates(int64_t num_branches, Span<const int64_t> ra
   return {};
 }
 
-// `biases` may be null.
 template <typename T>
 void AtrousPyramidForward(const AtrousMap& map, const T* x,
                           Span<const AtrousBranch<const T>> branches, const T* biases, bool relu,

@@ -95,6 +95,7 @@ void SumParts(const std::vector<Sum>& sums, const std::vector<Part>& parts, int6
 // order.
 template <typename T, typename Visit>
 void ForTaps(const AtrousMap& map, const AtrousBranch<T>& branch, Visit visit) {
+  if (branch.Taps() == 0) return;  // which may have any number of rows
   for (int64_t i = 0; i < branch.kernel_height; ++i) {
     const AtrousReach rows = ReachOfTap(i, branch.kernel_height, branch.rate, map.height);
     if (rows.begin >= rows.end) continue;
