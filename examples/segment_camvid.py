@@ -56,8 +56,8 @@ def deeplab_v3plus():
 
 
 def segnet_basic():
-    """SegNet-Basic as published."""
-    return kvision.create("segnet_basic", **SHARED)
+    """SegNet-Basic of half the published width."""
+    return kvision.create("segnet_basic", filters=32, **SHARED)
 
 
 MODELS = {"unet": unet, "deeplab_v3plus": deeplab_v3plus, "segnet_basic": segnet_basic}
@@ -152,7 +152,7 @@ def main():
     parser.add_argument("--model", choices=MODELS, default="unet")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--validation-freq", type=int, default=2)
+    parser.add_argument("--validation-freq", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-3)
