@@ -6,7 +6,7 @@ import keras
 from keras import layers, ops
 
 from kvision.backbones.pixels import CONVENTIONS, normalize_pixels
-from kvision.layers import FrozenBatchNormalization
+from kvision.layers import BatchNormalization, FrozenBatchNormalization
 
 FREEZABLE_STAGES = 5
 # oneDNN, at least up to TensorFlow 2.21, writes past its memory in the filter gradient of a strided
@@ -167,7 +167,7 @@ class Parts:
             return x
         shared = {"epsilon": self.epsilon, "dtype": self.policy, "name": name}
         if self.normalization == "batch":
-            layer = layers.BatchNormalization(momentum=0.9, **shared)
+            layer = BatchNormalization(momentum=0.9, **shared)
         elif self.normalization == "frozen_batch":
             layer = FrozenBatchNormalization(**shared)
         else:

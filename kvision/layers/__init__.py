@@ -1,6 +1,7 @@
 """Keras layers, one public class a file."""
 
 from kvision.layers.aspp import ASPP
+from kvision.layers.batch_normalization import BatchNormalization
 from kvision.layers.box_head import BoxHead
 from kvision.layers.feature_spec import FeatureSpec
 from kvision.layers.fpn import FPN
@@ -16,6 +17,7 @@ from kvision.layers.rpn_head import RPNHead
 
 __all__ = [
     "ASPP",
+    "BatchNormalization",
     "BoxHead",
     "FPN",
     "FeatureSpec",

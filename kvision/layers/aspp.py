@@ -3,6 +3,7 @@
 import keras
 from keras import layers, ops
 
+from kvision.layers.batch_normalization import BatchNormalization
 from kvision.ops import atrous_pyramid_pooling, depthwise_atrous_pyramid_pooling
 
 
@@ -106,7 +107,7 @@ class ASPP(keras.layers.Layer):
         return self.add_weight(name=name, shape=shape, initializer=initializer)
 
     def _norm(self, name, channels):
-        norm = layers.BatchNormalization(
+        norm = BatchNormalization(
             epsilon=self.epsilon, momentum=self.momentum, dtype=self.dtype_policy, name=name
         )
         norm.build((None, None, None, channels))

@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from kvision.layers import ASPP
+from kvision.layers import ASPP, BatchNormalization
 from kvision.models.image_model import coarsest_level
 from kvision.models.segmentation.segmenter import Segmenter
 
@@ -131,7 +131,7 @@ def conv_norm_relu(filters, kernel_size, *, separable=False, dtype, name):
 
     def norm_relu():
         return [
-            layers.BatchNormalization(epsilon=1e-5, momentum=0.9, dtype=dtype),
+            BatchNormalization(epsilon=1e-5, momentum=0.9, dtype=dtype),
             layers.ReLU(dtype=dtype),
         ]
 

@@ -4,7 +4,12 @@ import keras
 from keras import layers
 
 from kvision.backbones.pixels import normalize_pixels as normalized
-from kvision.layers import LocalResponseNormalization, MaxPoolingWithArgmax2D, MaxUnpooling2D
+from kvision.layers import (
+    BatchNormalization,
+    LocalResponseNormalization,
+    MaxPoolingWithArgmax2D,
+    MaxUnpooling2D,
+)
 from kvision.models.segmentation.segmenter import Segmenter
 
 # Where the release starts the shifts of its normalisations.
@@ -34,7 +39,7 @@ class _EncoderDecoder(Segmenter):
             dtype=policy,
             name=name,
         )(x)
-        x = layers.BatchNormalization(
+        x = BatchNormalization(
             momentum=self.momentum,
             epsilon=1e-5,
             beta_initializer=keras.initializers.Constant(_SHIFT),

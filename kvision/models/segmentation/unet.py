@@ -3,6 +3,7 @@
 import keras
 from keras import layers, ops
 
+from kvision.layers import BatchNormalization
 from kvision.models.segmentation.segmenter import Segmenter
 
 
@@ -133,7 +134,7 @@ class UNet(Segmenter):
                 )
             )
             if self.batch_normalization:
-                parts.append(layers.BatchNormalization(epsilon=1e-5, momentum=0.9, **shared))
+                parts.append(BatchNormalization(epsilon=1e-5, momentum=0.9, **shared))
             parts.append(layers.ReLU(**shared))
         return keras.Sequential(parts, name=name)
 
