@@ -3,10 +3,15 @@
     .venv/bin/python examples/segment_camvid.py --data ../shared/data/camvid --model unet
 
 Trains `unet`, `deeplab_v3plus` or `segnet_basic` on the train split at 240 x 180, keeps the weights
-of the epoch with the best mean IoU on the validation split, and, with `--test`, measures those once
-on the test split. Writes the model, the curves (`curves.png`), the IoU of each class
-(`classes.png`), the confusion matrix (`confusion.png`), a picture of images with labels and truth
-(`labels.png`) and `result.json` to `--out`.
+of the epoch with the best mean IoU on the validation split, and measures them there. Writes the
+model, the curves (`curves.png`), the IoU of each class (`classes.png`), the confusion matrix
+(`confusion.png`), a picture of images with labels and truth (`labels.png`) and `validation.json` to
+`--out`. Once all is chosen,
+
+    .venv/bin/python examples/segment_camvid.py --data ../shared/data/camvid --model unet --test
+
+measures the model that stands there on the test split, and writes `test.json` and the pictures of
+that split.
 
 Classes are weighted by their median-frequency weights to the power of `--balance`. Time on two
 cores and the figures of runs: docs/benchmarks.md.
@@ -124,12 +129,9 @@ def measure(model, data, args):
     return segmentation_scores(matrix), matrix, labels
 
 
-def draw(history, scores, matrix, labels, data, out):
-    """Curves, bars, confusion matrix, and eight images with labels and truth."""
+def draw(scores, matrix, labels, data, out):
+    """Bars, confusion matrix, and eight images with labels and truth."""
     pictures = kvision.visualization
-    pictures.draw_history(
-        history, names=["loss", "mean_iou", "pixel_accuracy"], path=out / "curves.png"
-    )
     pictures.draw_class_bars(
         scores["iou"], CAMVID_CLASS_NAMES, title="IoU", path=out / "classes.png"
     )
@@ -158,33 +160,35 @@ def main():
     parser.add_argument("--weight-decay", type=float, default=1e-3)
     parser.add_argument("--balance", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--test", action="store_true", help="measure once on the test split")
+    parser.add_argument("--test", action="store_true", help="measure the trained model on test")
     args = parser.parse_args()
     args.out = args.out or pathlib.Path("out", "segment_camvid", args.model)
     args.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)
 
-    train_data, validation_data = read(args, "train"), read(args, "val")
-    model = MODELS[args.model]()
-    print(f"{args.model}: {model.count_params():,} parameters")
-    start = time.perf_counter()
-    history = train(model, args, train_data, validation_data)
-    minutes = (time.perf_counter() - start) / 60
-    model.save(args.out / "model.keras")
-    split, data = ("test", read(args, "test")) if args.test else ("val", validation_data)
+    result = {"arguments": {key: str(value) for key, value in vars(args).items()}}
+    if args.test:
+        split, data = "test", read(args, "test")
+        model = keras.models.load_model(args.out / "model.keras")
+    else:
+        split, data = "validation", read(args, "val")
+        model = MODELS[args.model]()
+        print(f"{args.model}: {model.count_params():,} parameters")
+        start = time.perf_counter()
+        history = train(model, args, read(args, "train"), data)
+        result["minutes"] = (time.perf_counter() - start) / 60
+        print(f"trained {result['minutes']:.1f} min")
+        model.save(args.out / "model.keras")
+        kvision.visualization.draw_history(
+            history, names=["loss", "mean_iou", "pixel_accuracy"], path=args.out / "curves.png"
+        )
     scores, matrix, labels = measure(model, data, args)
-    draw(history, scores, matrix, labels, data, args.out)
+    draw(scores, matrix, labels, data, args.out)
     print(
-        f"trained {minutes:.1f} min; {split}: mean IoU {scores['mean_iou']:.3f}, "
-        f"pixel accuracy {scores['pixel_accuracy']:.3f}"
+        f"{split}: mean IoU {scores['mean_iou']:.3f}, pixel accuracy {scores['pixel_accuracy']:.3f}"
     )
-    result = {
-        "arguments": {key: str(value) for key, value in vars(args).items()},
-        "minutes": minutes,
-        "best_validation_mean_iou": max(history["val_mean_iou"]),
-        split: {key: np.asarray(value).tolist() for key, value in scores.items()},
-    }
-    (args.out / "result.json").write_text(json.dumps(result, indent=2))
+    result["scores"] = {key: np.asarray(value).tolist() for key, value in scores.items()}
+    (args.out / f"{split}.json").write_text(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
