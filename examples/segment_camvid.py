@@ -42,8 +42,8 @@ SHARED = {
 
 
 def unet():
-    """U-Net of half the published width, with batch normalisation."""
-    return kvision.create("unet", filters=32, batch_normalization=True, **SHARED)
+    """U-Net of a quarter of the published width, with batch normalisation."""
+    return kvision.create("unet", filters=16, batch_normalization=True, **SHARED)
 
 
 def deeplab_v3plus():
@@ -77,7 +77,7 @@ def read(args, split):
 def train(model, args, train_data, validation_data):
     """Fits the model, leaves it with its best weights, and returns the history."""
     layers = [
-        RandomScaledCrop(*IMAGE_SIZE, scale=(0.75, 1.5), seed=args.seed),
+        RandomScaledCrop(*IMAGE_SIZE, scale=(0.5, 2.0), seed=args.seed),
         keras.layers.RandomFlip("horizontal", seed=args.seed),
         keras.layers.RandomBrightness(0.2, value_range=(0, 255), seed=args.seed),
         keras.layers.RandomContrast(0.3, value_range=(0, 255), seed=args.seed),
@@ -158,7 +158,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-3)
-    parser.add_argument("--balance", type=float, default=0.5)
+    parser.add_argument("--balance", type=float, default=0.25)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--test", action="store_true", help="measure the trained model on test")
     args = parser.parse_args()
