@@ -1,10 +1,12 @@
 """Atrous spatial pyramid pooling (Chen, Papandreou, Schroff and Adam, 2017), layer of DeepLab."""
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from kvision.layers.batch_normalization import BatchNormalization
 from kvision.ops import atrous_pyramid_pooling, depthwise_atrous_pyramid_pooling
+from kvision.ops.arguments import is_int
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -57,17 +59,12 @@ class ASPP(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.filters = filters
-        self.dilation_rates = tuple(int(rate) for rate in dilation_rates)
+        self.dilation_rates = _rates(dilation_rates)
         self.separable = separable
         self.image_pooling = image_pooling
         self.dropout = dropout
         self.epsilon = epsilon
         self.momentum = momentum
-        if not self.dilation_rates or min(self.dilation_rates) < 1:
-            raise ValueError(
-                "ASPP: `dilation_rates` must be positive integers, one at least. "
-                f"Received: {dilation_rates}."
-            )
         self.drop = layers.Dropout(dropout, dtype=self.dtype_policy, name="dropout")
 
     def build(self, input_shape):
@@ -161,3 +158,13 @@ class ASPP(keras.layers.Layer):
             "epsilon": self.epsilon,
             "momentum": self.momentum,
         }
+
+
+def _rates(dilation_rates):
+    rates = tuple(dilation_rates) if np.iterable(dilation_rates) else ()
+    if not rates or not all(is_int(rate) and rate >= 1 for rate in rates):
+        raise ValueError(
+            "ASPP: `dilation_rates` must be positive integers in a list, one at least. "
+            f"Received: {dilation_rates}."
+        )
+    return tuple(int(rate) for rate in rates)

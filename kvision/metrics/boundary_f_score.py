@@ -26,7 +26,8 @@ class BoundaryFScore(keras.metrics.Metric):
     the tolerance in pixels the image size need not be known when the code is compiled.
 
     Shapes and wrong labels are those of `SegmentationMetrics`, with images `(B, H, W)`;
-    `sample_weight` is by image, `(B,)`.
+    `sample_weight` is by image, `(B,)`, or by pixel like `y_true`: an image then counts by the mean
+    of its pixels. (As one of `weighted_metrics` a `Segmenter` gives it weights by pixel always.)
 
     Args:
         num_classes: Number of classes K.
@@ -86,7 +87,7 @@ class BoundaryFScore(keras.metrics.Metric):
         Args:
             y_true: Class numbers `(B, H, W)` or `(B, H, W, 1)`.
             y_pred: Logits, probabilities or class numbers.
-            sample_weight: Weights by image `(B,)`, or `None`.
+            sample_weight: Weights by image `(B,)` or by pixel, or `None`.
 
         Raises:
             ValueError: If shapes do not fit, a label is no class, or the image size is not known
@@ -110,11 +111,14 @@ class BoundaryFScore(keras.metrics.Metric):
         counted = ops.ones_like(scores) if self.count_absent else ops.cast(present, "float32")
         if sample_weight is not None:
             weights = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
-            if len(weights.shape) != 1:
+            shape, expected = tuple(weights.shape), tuple(truth.shape)
+            if len(shape) not in (1, 3) and shape[3:] != (1,):
                 raise ValueError(
-                    "BoundaryFScore: `sample_weight` must have shape (B,). "
-                    f"Received: {tuple(weights.shape)}."
+                    "BoundaryFScore: `sample_weight` must be one number an image, (B,), or have "
+                    f"the shape of the labels, {expected}. Received: {shape}."
                 )
+            if len(shape) > 1:
+                weights = ops.mean(weights, axis=tuple(range(1, len(shape))))
             counted = counted * weights[:, None]
         scores = ops.where(ops.any(wrong), float("nan"), scores)
         self._scores.assign(self._scores + ops.sum(scores * counted, axis=0))
@@ -134,8 +138,8 @@ class BoundaryFScore(keras.metrics.Metric):
         """Averages what was added.
 
         Returns:
-            Dictionary of scalars: `boundary_f_score`, and `boundary_f_score/<class>` with
-            `per_class`; NaN where nothing was added.
+            Dictionary of scalars: `boundary_f_score`, or what the metric is named, and
+            `boundary_f_score/<class>` with `per_class`; NaN where nothing was added.
         """
         scores, images = (ops.convert_to_tensor(v) for v in (self._scores, self._images))
         kept = ops.convert_to_tensor(np.arange(self.num_classes) != self.ignore_class)
@@ -145,11 +149,11 @@ class BoundaryFScore(keras.metrics.Metric):
         number = ops.sum(ops.cast(counted, "float32"))
         total = ops.sum(ops.where(counted, scores, ops.zeros_like(scores)))
         mean = ops.where(number > 0, ops.divide_no_nan(total, number), float("nan"))
-        results = {"boundary_f_score": ops.cast(mean, self.dtype)}
+        results = {self.name: ops.cast(mean, self.dtype)}
         if self.per_class:
             for number in range(self.num_classes):
                 name = number if self.class_names is None else self.class_names[number]
-                results[f"boundary_f_score/{name}"] = ops.cast(scores[number], self.dtype)
+                results[f"{self.name}/{name}"] = ops.cast(scores[number], self.dtype)
         return results
 
     def get_config(self):

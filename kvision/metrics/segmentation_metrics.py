@@ -8,6 +8,7 @@ from kvision.metrics.label_maps import read_label_maps
 from kvision.ops import native
 
 _CARRY = 2**20
+_DEFAULT_NAME = "segmentation_metrics"
 
 
 def segmentation_scores(confusion_matrix, ignore_class=None):
@@ -94,7 +95,8 @@ class SegmentationMetrics(keras.metrics.Metric):
             `keras.metrics.MeanIoU`, one inside the classes is not averaged.
         per_class: Whether to add `iou/<class>` for every class, NaN where a class has none.
         class_names: Names for these keys, in the order of the classes. `None` uses the numbers.
-        name: Of the metric.
+        name: Of the metric. With another than the default one the keys of the results begin with
+            it, `<name>/mean_iou`, so that a model can have several.
         dtype: Of the results.
 
     Raises:
@@ -108,7 +110,7 @@ class SegmentationMetrics(keras.metrics.Metric):
         ignore_class=None,
         per_class=False,
         class_names=None,
-        name="segmentation_metrics",
+        name=_DEFAULT_NAME,
         dtype=None,
     ):
         super().__init__(name=name, dtype=dtype)
@@ -165,7 +167,8 @@ class SegmentationMetrics(keras.metrics.Metric):
 
         Returns:
             Dictionary of scalars: `pixel_accuracy`, `mean_pixel_accuracy`, `mean_iou`,
-            `frequency_weighted_iou`, `mean_f1`, and `iou/<class>` with `per_class`.
+            `frequency_weighted_iou`, `mean_f1`, and `iou/<class>` with `per_class`; behind the name
+            of the metric and a slash, where it has one of its own.
         """
         # JAX has no float64 unless asked for.
         dtype = "float32" if keras.backend.backend() == "jax" else "float64"
@@ -179,7 +182,9 @@ class SegmentationMetrics(keras.metrics.Metric):
             for number in range(self.num_classes):
                 name = number if self.class_names is None else self.class_names[number]
                 results[f"iou/{name}"] = scores["iou"][number]
-        return results
+        if self.name == _DEFAULT_NAME:
+            return results
+        return {f"{self.name}/{key}": value for key, value in results.items()}
 
     @property
     def confusion_matrix(self):

@@ -5,6 +5,7 @@ the catalog trains, saves, exports and mistreats what stands here; nothing else 
 for a new model.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,7 +29,8 @@ class Entry(NamedTuple):
 
     Attributes:
         model: Class of the model.
-        arguments: Makes the arguments of the published model.
+        arguments: Makes the arguments of the published model; a backbone as what makes it, for
+            `create` may be given another.
         small: Makes those that differ in a model of the same structure, narrow enough to train in
             seconds.
         family: What it shares its structure with; the default test run takes one of each.
@@ -67,7 +69,7 @@ def _resnet(backbone, parameters, **small):
     small = {"widths": (8, 16, 16, 16), **small}
     return Entry(
         ImageClassifier,
-        lambda: {"backbone": backbone(), "num_classes": 1000},
+        lambda: {"backbone": backbone, "num_classes": 1000},
         lambda: {"backbone": backbone(**small), "num_classes": 10},
         "resnet",
         _RESNET,
@@ -79,7 +81,7 @@ def _vgg(backbone, parameters):
     return Entry(
         ImageClassifier,
         lambda: {
-            "backbone": backbone(),
+            "backbone": backbone,
             "num_classes": 1000,
             "pool_size": 7,
             "hidden_units": (4096, 4096),
@@ -98,6 +100,10 @@ def _vgg(backbone, parameters):
     )
 
 
+def _dilated_resnet50():
+    return backbones.ResNet50(output_stride=16, multi_grid=(1, 2, 4))
+
+
 def _small_backbone(**arguments):
     return backbones.ResNet((1, 1, 1, 1), block="basic", widths=(8, 16, 16, 16), **arguments)
 
@@ -114,7 +120,7 @@ CATALOG = {
     "vgg19": _vgg(backbones.VGG19, (143_667_240, 0)),
     "xception": Entry(
         ImageClassifier,
-        lambda: {"backbone": backbones.Xception(), "num_classes": 1000},
+        lambda: {"backbone": backbones.Xception, "num_classes": 1000},
         lambda: {"backbone": backbones.Xception(alpha=0.05, middle_blocks=1), "num_classes": 10},
         "xception",
         "Chollet, 2016",
@@ -122,7 +128,7 @@ CATALOG = {
     ),
     "mobilenet_v2": Entry(
         ImageClassifier,
-        lambda: {"backbone": backbones.MobileNetV2(), "num_classes": 1000, "dropout": 0.2},
+        lambda: {"backbone": backbones.MobileNetV2, "num_classes": 1000, "dropout": 0.2},
         lambda: {
             "backbone": backbones.MobileNetV2(alpha=0.1, last_filters=32),
             "num_classes": 10,
@@ -140,7 +146,9 @@ CATALOG = {
     "faster_rcnn_fpn": Entry(
         FasterRCNN,
         lambda: {
-            "backbone": backbones.ResNet50(version="v1.5", normalization="frozen_batch"),
+            "backbone": functools.partial(
+                backbones.ResNet50, version="v1.5", normalization="frozen_batch"
+            ),
             "num_classes": 90,
         },
         lambda: {
@@ -198,7 +206,7 @@ CATALOG = {
     "deeplab_v3": Entry(
         DeepLabV3,
         lambda: {
-            "backbone": backbones.ResNet50(output_stride=16, multi_grid=(1, 2, 4)),
+            "backbone": _dilated_resnet50,
             "num_classes": 21,
         },
         lambda: {
@@ -215,7 +223,7 @@ CATALOG = {
     "deeplab_v3plus": Entry(
         DeepLabV3Plus,
         lambda: {
-            "backbone": backbones.ResNet50(output_stride=16, multi_grid=(1, 2, 4)),
+            "backbone": _dilated_resnet50,
             "num_classes": 21,
         },
         lambda: {
@@ -269,30 +277,10 @@ def create(name, **overrides):
     Raises:
         ValueError: If no model has the name.
     """
-    return _make(name, CATALOG[_known(name)].arguments, overrides)
-
-
-def create_small(name, **overrides):
-    """Makes a narrow model of the same structure, which trains in seconds: for tests.
-
-    Args:
-        name: One of `list_models()`.
-        **overrides: Arguments of the model's class instead of, or beside, the small ones.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: If no model has the name.
-    """
-    return _make(name, CATALOG[_known(name)].small, overrides)
-
-
-def _make(name, arguments, overrides):
-    return CATALOG[name].model(**{"name": name, **arguments(), **overrides})
-
-
-def _known(name):
     if name not in CATALOG:
         raise ValueError(f"create: `name` must be one of {list(CATALOG)}. Received: {name!r}.")
-    return name
+    entry = CATALOG[name]
+    arguments = {"name": name, **entry.arguments(), **overrides}
+    if "backbone" in arguments and "backbone" not in overrides:
+        arguments["backbone"] = arguments["backbone"]()
+    return entry.model(**arguments)

@@ -1,8 +1,11 @@
 """The base of every model: what it is called with, what it answers, how it is kept and exported."""
 
+import inspect
+from numbers import Integral
+
 import keras
 
-from kvision.boxes.resize import check_resize
+from kvision.boxes.resize import check_image_size, check_resize
 from kvision.layers import FeatureSpec
 from kvision.layers.freezing import frozen_layers, make_frozen
 from kvision.models.data_checks import check_images
@@ -53,15 +56,25 @@ class ImageModel(keras.Model):
                 f"{name}: `class_names` must name all {num_classes} classes. "
                 f"Received: {len(class_names)} names."
             )
-        if isinstance(image_size, int):
-            image_size = (image_size, image_size)
-        image_size_or_any = (1, 1) if image_size is None else image_size
-        check_resize(name, image_size_or_any, resize_policy)
+        check_resize(name, (1, 1), resize_policy)
         self.backbone = None  # Not of the class: it would hide the module that PyTorch keeps.
         self.num_classes = int(num_classes)
         self.class_names = None if class_names is None else list(class_names)
-        self.image_size = None if image_size is None else tuple(int(side) for side in image_size)
+        self.image_size = image_size
         self.resize_policy = resize_policy
+
+    @property
+    def image_size(self):
+        """`(height, width)` that served images are resized to, or `None`. One integer sets both."""
+        return self._image_size
+
+    @image_size.setter
+    def image_size(self, image_size):
+        if isinstance(image_size, Integral):
+            image_size = (image_size, image_size)
+        if image_size is not None:
+            image_size = check_image_size(type(self).__name__, image_size)
+        self._image_size = image_size
 
     @property
     def smallest_image(self):
@@ -134,6 +147,86 @@ class ImageModel(keras.Model):
             jit_compile=jit_compile,
             **kwargs,
         )
+
+    def fit(self, *args, **kwargs):
+        """Trains the model, after a look at arrays of targets.
+
+        Args:
+            *args: Arguments of `keras.Model.fit`.
+            **kwargs: Arguments of `keras.Model.fit`.
+
+        Returns:
+            The `keras.callbacks.History`.
+
+        Raises:
+            ValueError: If a label is outside the classes.
+        """
+        self._check_given("fit", args, kwargs)
+        return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """Returns losses and metrics, after a look at arrays of targets.
+
+        Args:
+            *args: Arguments of `keras.Model.evaluate`.
+            **kwargs: Arguments of `keras.Model.evaluate`.
+
+        Returns:
+            What `keras.Model.evaluate` returns.
+
+        Raises:
+            ValueError: If a label is outside the classes.
+        """
+        self._check_given("evaluate", args, kwargs)
+        return super().evaluate(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """Runs one training step, after a look at the targets.
+
+        Args:
+            *args: Arguments of `keras.Model.train_on_batch`.
+            **kwargs: Arguments of `keras.Model.train_on_batch`.
+
+        Returns:
+            What `keras.Model.train_on_batch` returns.
+
+        Raises:
+            ValueError: If a label is outside the classes.
+        """
+        self._check_given("train_on_batch", args, kwargs)
+        return super().train_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        """Runs one step of evaluation, after a look at the targets.
+
+        Args:
+            *args: Arguments of `keras.Model.test_on_batch`.
+            **kwargs: Arguments of `keras.Model.test_on_batch`.
+
+        Returns:
+            What `keras.Model.test_on_batch` returns.
+
+        Raises:
+            ValueError: If a label is outside the classes.
+        """
+        self._check_given("test_on_batch", args, kwargs)
+        return super().test_on_batch(*args, **kwargs)
+
+    def _check_given(self, method, args, kwargs):
+        """Checks the targets that a method of Keras' was given, whatever the backend compiles.
+
+        Returns the arguments by their names.
+        """
+        given = inspect.signature(getattr(keras.Model, method)).bind(self, *args, **kwargs)
+        given = given.arguments
+        self._check_targets(given.get("y"))
+        validation = given.get("validation_data")
+        if isinstance(validation, (list, tuple)) and len(validation) > 1:
+            self._check_targets(validation[1])
+        return given
+
+    def _check_targets(self, targets):
+        """Raises a `ValueError` for targets, or `None`, that the model cannot learn from."""
 
     def decode(self, raw):
         """Returns the answer for the images given.

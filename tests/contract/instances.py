@@ -7,7 +7,8 @@ import functools
 
 import kvision
 from kvision.layers import FeatureSpec
-from kvision.models.catalog import CATALOG, create_small
+from kvision.models.catalog import CATALOG
+from tests.contract.small_models import create_small
 
 SPECS = {"P2": FeatureSpec(8, 4), "P3": FeatureSpec(16, 8)}
 IMAGE_SHAPE = (2, 64, 64, 3)

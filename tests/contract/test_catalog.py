@@ -12,9 +12,10 @@ import pytest
 from keras import ops
 
 import kvision
-from kvision.models.catalog import CATALOG, create_small
+from kvision.models.catalog import CATALOG
 from kvision.testing.vjp import vjp
 from tests.contract.models_page import PAGE, rows
+from tests.contract.small_models import create_small
 
 _BATCH = 8
 _STEPS = 40
@@ -259,6 +260,21 @@ def test_overrides():
     assert model.name == "mobilenet_v2"
     assert model.num_classes == 3
     assert model.dropout == 0.2
+
+
+def test_another_backbone_is_made_instead_of_the_published_one(monkeypatch):
+    made = []
+    init = keras.Model.__init__
+
+    def noted(self, *args, **kwargs):
+        made.append(type(self).__name__)
+        init(self, *args, **kwargs)
+
+    backbone = CATALOG["faster_rcnn_fpn"].small()["backbone"]
+    monkeypatch.setattr(keras.Model, "__init__", noted)
+    model = kvision.create("vgg16", backbone=backbone, hidden_units=(), num_classes=2)
+    assert model.backbone is backbone
+    assert made == ["ImageClassifier"]
 
 
 def test_the_page_of_the_models():

@@ -94,6 +94,9 @@ def test_training_uses_the_batch_and_drops():
 def test_rates_are_checked():
     with pytest.raises(ValueError, match=r"`dilation_rates` must be positive.*Received: \(0,\)"):
         ASPP(dilation_rates=(0,))
+    for wrong in (6, (6, 1.5), "6", None):
+        with pytest.raises(ValueError, match="ASPP: `dilation_rates` must be positive integers in"):
+            ASPP(dilation_rates=wrong)
     with pytest.raises(ValueError, match=r"one at least. Received: \(\)"):
         ASPP(dilation_rates=())
 

@@ -163,6 +163,23 @@ def test_in_evaluate(jit_compile):
     )
 
 
+def test_weights_by_pixel_count_by_their_mean():
+    truth, found = label_maps(0)
+    by_pixel = np.random.default_rng(3).uniform(0, 4, truth.shape)
+    results = []
+    for weights in (by_pixel, by_pixel[..., None], by_pixel.mean((1, 2))):
+        metric = BoundaryFScore(4, ignore_class=255)
+        metric.update_state(truth, found, weights)
+        results.append(float(metric.result()["boundary_f_score"]))
+    assert results == pytest.approx([results[-1]] * 3, rel=1e-5)
+
+
+def test_results_are_named_as_the_metric():
+    metric = BoundaryFScore(4, ignore_class=255, per_class=True, name="edges")
+    metric.update_state(*label_maps(0))
+    assert list(metric.result()) == ["edges", *(f"edges/{number}" for number in range(4))]
+
+
 def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="`num_classes` must be at least 2"):
         BoundaryFScore(1)
@@ -174,7 +191,7 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="needs images of a known size"):
         BoundaryFScore(2)._radius((None, 5))
     truth, found = label_maps(0)
-    with pytest.raises(ValueError, match=r"`sample_weight` must have shape \(B,\)"):
-        BoundaryFScore(4, ignore_class=255).update_state(truth, found, np.ones(truth.shape))
+    with pytest.raises(ValueError, match=r"`sample_weight` must be one number an image, \(B,\)"):
+        BoundaryFScore(4, ignore_class=255).update_state(truth, found, np.ones((len(truth), 1)))
     with pytest.raises(ValueError, match=r"labels must be in 0..3, .* `y_true` \[255\]"):
         BoundaryFScore(4).update_state(truth, found)

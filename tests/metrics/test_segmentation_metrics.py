@@ -234,6 +234,25 @@ def test_in_fit_and_evaluate(how):
         assert found == pytest.approx(expected, abs=1e-6)
 
 
+def test_two_of_them_in_one_model():
+    truth = np.array([[[0, 1, 1, 0]]])
+    logits = np.eye(2, dtype="float32")[[[[0, 1, 0, 0]]]]
+    weights = np.array([[[1.0, 1.0, 2.0, 4.0]]])
+    inputs = keras.Input((1, 4, 2))
+    model = keras.Model(inputs, keras.layers.Identity()(inputs))
+    model.compile(
+        "sgd",
+        loss=lambda y, x: ops.mean(x),
+        metrics=[SegmentationMetrics(2)],
+        weighted_metrics=[SegmentationMetrics(2, name="weighted")],
+    )
+    found = model.evaluate(logits, truth, sample_weight=weights, return_dict=True, verbose=0)
+    assert found["pixel_accuracy"] == pytest.approx(3 / 4)
+    assert found["weighted/pixel_accuracy"] == pytest.approx(6 / 8)
+    assert found["mean_iou"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found["weighted/mean_iou"] == pytest.approx((5 / 7 + 1 / 3) / 2)
+
+
 def test_wrong_labels_are_errors_or_nan():
     truth, found = pixels_of(TABLE)
     metric = SegmentationMetrics(3, ignore_class=255)

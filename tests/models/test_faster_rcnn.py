@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kvision.backbones import VGG
 from kvision.layers import FeatureSpec
 from kvision.models.detection import FasterRCNN
 from tests.models.tiny_faster_rcnn import SIDE, TinyBackbone, squares, tiny_faster_rcnn
@@ -74,6 +75,8 @@ def test_images_of_unknown_size_are_refused():
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
+        ("levels", ()),
+        ("levels", ("P2", "P4")),
         ("anchor_sizes", (16,)),
         ("anchor_sizes", ((16, 20), (32,), (64,))),
         ("box_regression_loss", "l1"),
@@ -100,6 +103,28 @@ def test_images_of_unknown_size_are_refused():
 def test_arguments_are_checked(argument, value):
     with pytest.raises(ValueError, match=f"FasterRCNN: `{argument}`"):
         tiny_faster_rcnn(**{argument: value})
+
+
+def _vgg():
+    return VGG((1, 1, 1, 1, 1), widths=(2, 3, 4, 5, 6))
+
+
+def test_the_pyramid_begins_at_stride_4():
+    """Lin et al., 2017: P2 to P5. A VGG has maps of stride 1 and 2 besides."""
+    model = tiny_faster_rcnn(backbone=_vgg(), anchor_sizes=(8, 16, 32, 48, 64))
+    assert model.levels == ("P2", "P3", "P4", "P5")
+    raw = model(np.zeros((1, SIDE, SIDE, 3), "float32"))
+    sides = {name: tuple(level.shape[1:3]) for name, level in raw["pyramid"].items()}
+    assert sides == {"P2": (16, 16), "P3": (8, 8), "P4": (4, 4), "P5": (2, 2), "P6": (1, 1)}
+
+
+def test_levels_can_be_chosen(tmp_path):
+    model = tiny_faster_rcnn(backbone=_vgg(), levels=("P4", "P3"))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.levels == ("P3", "P4")
+    raw = loaded(np.zeros((1, SIDE, SIDE, 3), "float32"))
+    assert list(raw["pyramid"]) == ["P3", "P4", "P5"]
 
 
 def test_feature_specs_put_on_a_functional_backbone_are_saved(tmp_path):

@@ -75,6 +75,53 @@ def test_sample_weights(images, labels, shape):
     np.testing.assert_allclose(loss, losses.sum() / known.sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("weighted", [None, "pixels", "images"])
+@pytest.mark.parametrize("last_axis", [False, True])
+def test_class_weights_of_one_batch(images, labels, last_axis, weighted):
+    of_class = {1: 5.0, 2: 0.5}
+    weights = np.array([1.0, 5.0, 0.5, 1.0])[np.minimum(labels, 3)]
+    sample_weight = {
+        None: None,
+        "pixels": np.random.default_rng(2).uniform(0, 2, labels.shape),
+        "images": np.array([0.5, 3.0]),
+    }[weighted]
+    if sample_weight is not None:
+        by_pixel = sample_weight if weighted == "pixels" else sample_weight[:, None, None]
+        weights = weights * by_pixel
+    losses, known = pixel_losses(images, labels, weights)
+    model = Pointwise()
+    model.compile(keras.optimizers.SGD(0.0))
+    given = labels[..., None] if last_axis else labels
+    for _ in range(2):
+        model.reset_metrics()
+        logs = model.train_on_batch(
+            images, given, sample_weight, class_weight=of_class, return_dict=True
+        )
+        np.testing.assert_allclose(logs["loss"], losses.sum() / known.sum(), rtol=1e-5)
+
+
+def test_class_weights_of_a_batch_where_the_margin_has_no_logits(images, labels):
+    losses, known = pixel_losses(images, labels, np.array([1.0, 5, 1, 1])[np.minimum(labels, 3)])
+    model = Pointwise(margin=1)
+    model.compile(keras.optimizers.SGD(0.0))
+    logs = model.train_on_batch(images, labels, class_weight={1: 5.0}, return_dict=True)
+    inside = (slice(None), slice(1, -1), slice(1, -1))
+    expected = losses[inside].sum() / known[inside].sum()
+    np.testing.assert_allclose(logs["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+def test_labels_outside_the_classes(images, labels, method):
+    model = Pointwise()
+    model.compile("sgd")
+    labels[0, 5, 5] = 3
+    with pytest.raises(ValueError, match=r"Pointwise: `labels` must be in 0\.\.2.*\[3\]"):
+        getattr(model, method)(images, labels)
+    labels[0, 5, 5] = 0
+    with pytest.raises(ValueError, match=r"Pointwise: `labels` must be in 0\.\.2.*\[7\]"):
+        model.fit(images, labels, validation_data=(images, np.full_like(labels, 7)), verbose=0)
+
+
 def test_class_weights_change_between_fits_and_do_not_count_in_evaluation(images, labels):
     model = Pointwise()
     plain = trained_loss(model, images, labels)

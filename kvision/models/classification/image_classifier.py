@@ -3,6 +3,7 @@
 import keras
 from keras import layers, ops
 
+from kvision.models.data_checks import check_labels
 from kvision.models.image_model import ImageModel, coarsest_level
 
 
@@ -18,7 +19,8 @@ class ImageClassifier(ImageModel):
     `call(images)` returns logits `(B, num_classes)`, float32 under every dtype policy;
     `predict` and `decode` return `labels (B,)` int32 and the probabilities `scores
     (B, num_classes)`. The loss is the cross-entropy of integer labels `(B,)`, the metric their
-    accuracy, unless `compile` says otherwise.
+    accuracy, unless `compile` says otherwise. A label that is no class is a `ValueError`, in arrays
+    before the first step.
 
     Args:
         backbone: A pyramid model of `kvision.backbones`, on images `(B, H, W, 3)` of 0..255.
@@ -105,6 +107,32 @@ class ImageClassifier(ImageModel):
             A list of one metric.
         """
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Returns the loss of `compile`, after a look at the labels.
+
+        Args:
+            x: The images.
+            y: The labels.
+            y_pred: The logits.
+            sample_weight: Weights, or `None`.
+            training: Whether this is a training step.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: If a label is no class.
+        """
+        self._check_targets(y)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def _check_targets(self, targets):
+        # Of another loss, one-hot labels say, only the loss knows what is right.
+        loss = getattr(self, "loss", None)
+        if targets is not None and isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+            owner, also = type(self).__name__, loss.ignore_class
+            check_labels(owner, targets, self.num_classes, also, "images without truth")
 
     def get_config(self):
         return {

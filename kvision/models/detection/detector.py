@@ -1,7 +1,5 @@
 """The base of every detector."""
 
-import inspect
-
 import keras
 from keras import ops
 
@@ -184,48 +182,11 @@ class Detector(EvaluatedModel):
             ValueError: If `sample_weight` or `class_weight` is given, or a label is outside the
                 classes.
         """
-        given = self._check_data("fit", args, kwargs)
-        validation = given.get("validation_data")
-        if isinstance(validation, (list, tuple)) and len(validation) > 1:
-            self._check_targets(validation[1])
-        if validation is not None or given.get("validation_split"):
+        given = self._check_given("fit", args, kwargs)
+        if given.get("validation_data") is not None or given.get("validation_split"):
             for evaluator in self._evaluators:
                 evaluator.reset()  # a missing package is named before the first epoch, not after
         return super().fit(*args, **kwargs)
-
-    def train_on_batch(self, *args, **kwargs):
-        """Runs one training step.
-
-        Args:
-            *args: Arguments of `keras.Model.train_on_batch`.
-            **kwargs: Arguments of `keras.Model.train_on_batch`.
-
-        Returns:
-            The losses, as `keras.Model.train_on_batch` does.
-
-        Raises:
-            ValueError: If `sample_weight` or `class_weight` is given, or a label is outside the
-                classes.
-        """
-        self._check_data("train_on_batch", args, kwargs)
-        return super().train_on_batch(*args, **kwargs)
-
-    def evaluate(self, *args, **kwargs):
-        """Returns the losses (means over images) and the metrics of the evaluators.
-
-        Args:
-            *args: Arguments of `keras.Model.evaluate`.
-            **kwargs: Arguments of `keras.Model.evaluate`.
-
-        Returns:
-            With `return_dict=True` a dictionary; else a list: `loss`, the loss parts in the order
-            of `loss_names`, then the evaluators' values in the order of their names.
-
-        Raises:
-            ValueError: If `sample_weight` is given, or a label is outside the classes.
-        """
-        self._check_data("evaluate", args, kwargs)
-        return super().evaluate(*args, **kwargs)
 
     def train_step(self, *args):
         """Runs Keras' own training step, after a look at the batch.
@@ -277,13 +238,11 @@ class Detector(EvaluatedModel):
         if targets is not None:  # `compute_loss` names those that are missing
             check_targets(type(self).__name__, targets, self.num_classes)
 
-    def _check_data(self, method, args, kwargs):
-        signature = inspect.signature(getattr(keras.Model, method))
-        given = signature.bind(self, *args, **kwargs).arguments
+    def _check_given(self, method, args, kwargs):
+        given = super()._check_given(method, args, kwargs)
         for name in ("sample_weight", "class_weight"):
             if given.get(name) is not None:
                 self._refuse(name)
-        self._check_targets(given.get("y"))
         return given
 
     def _refuse(self, argument):

@@ -8,7 +8,11 @@ from kvision.boxes import gather_rows, pyramid_anchors
 from kvision.layers import FPN, BoxHead, RPNHead
 from kvision.losses import smooth_l1, squared_error
 from kvision.models.detection.detector import Detector
-from kvision.models.detection.faster_rcnn_arguments import ARGUMENTS, check_arguments
+from kvision.models.detection.faster_rcnn_arguments import (
+    ARGUMENTS,
+    check_arguments,
+    pyramid_levels,
+)
 from kvision.models.detection.ground_truth import read_targets
 from kvision.models.detection.region_detections import BOX_CODE_WEIGHTS, detect_regions
 from kvision.models.detection.region_proposals import propose_regions
@@ -33,7 +37,7 @@ class FasterRCNN(Detector):
     TensorFlow would retrace a step whose batches differ with an unknown size. Multiples of the
     coarsest stride keep anchors and features aligned. `call` gives a dictionary of
 
-    - `pyramid`: `{"P2": (B, H/4, W/4, fpn_filters), ...}`;
+    - `pyramid`: `{"P2": (B, H/4, W/4, fpn_filters), ...}`, of `levels` and the subsampled ones;
     - `rpn_logits (B, A)` and `rpn_deltas (B, A, 4)` of the anchors, level after level;
     - `proposals (B, R, 4)`, xyxy pixels by descending score, padded with 0, and
       `num_proposals (B,)`;
@@ -62,9 +66,11 @@ class FasterRCNN(Detector):
         class_names: See `Detector`.
         image_size: See `Detector`.
         resize_policy: See `Detector`.
+        levels: Names of the backbone's levels that the pyramid is built on, finest first. `None`:
+            those of a stride of 4 or more, as published; a VGG has two finer ones.
         fpn_filters: Channels of the pyramid.
         anchor_sizes: For each pyramid level, finest first, the square root of the anchors' area
-            in pixels, or a sequence of such. Levels beyond the backbone's are subsampled ones.
+            in pixels, or a sequence of such. Levels beyond `levels` are subsampled ones.
         aspect_ratios: Heights over widths of the anchors.
         rpn_pre_nms_top_n: Anchors of each level that are decoded.
         rpn_pre_nms_top_n_train: The same, in training.
@@ -111,6 +117,7 @@ class FasterRCNN(Detector):
         class_names=None,
         image_size=None,
         resize_policy="letterbox",
+        levels=None,
         fpn_filters=256,
         anchor_sizes=(32, 64, 128, 256, 512),
         aspect_ratios=(0.5, 1.0, 2.0),
@@ -148,6 +155,7 @@ class FasterRCNN(Detector):
             **kwargs,
         )
         self.backbone = backbone
+        self.levels = pyramid_levels(backbone, levels)
         self.fpn_filters = fpn_filters
         self.anchor_sizes = tuple(
             (float(sizes),) if np.ndim(sizes) == 0 else tuple(float(size) for size in sizes)
@@ -181,8 +189,13 @@ class FasterRCNN(Detector):
         check_arguments(self)
         self._build_layers()
 
+    @property
+    def level_specs(self):
+        """`FeatureSpec` of each of the backbone's levels that the pyramid is built on."""
+        return {name: self.backbone.feature_specs[name] for name in self.levels}
+
     def _build_layers(self):
-        specs = self.backbone.feature_specs
+        specs = self.level_specs
         self.fpn = FPN(
             specs,
             filters=self.fpn_filters,
@@ -220,7 +233,8 @@ class FasterRCNN(Detector):
 
     def call(self, images, training=None):
         image_size = _static_size(images)
-        pyramid = self.fpn(self.backbone(images, training=training))
+        features = self.backbone(images, training=training)
+        pyramid = self.fpn({name: features[name] for name in self.levels})
         logits, deltas = self.rpn_head(pyramid)
         suffix = "_train" if training else ""
         proposals, num_proposals = propose_regions(
@@ -258,7 +272,7 @@ class FasterRCNN(Detector):
             `(class_logits (B, R, K + 1), box_deltas (B, R, K + 1, 4))`, float32, the background
             in column 0.
         """
-        specs = self.backbone.feature_specs
+        specs = self.level_specs
         regions = multiscale_roi_align(
             {name: pyramid[name] for name in specs},
             proposals,
@@ -402,7 +416,11 @@ class FasterRCNN(Detector):
         return pyramid_anchors(image_size, sizes, self.anchor_sizes, self.aspect_ratios)
 
     def get_config(self):
-        return {**super().get_config(), **{name: getattr(self, name) for name in ARGUMENTS}}
+        return {
+            **super().get_config(),
+            "levels": list(self.levels),
+            **{name: getattr(self, name) for name in ARGUMENTS},
+        }
 
 
 def _static_size(images):

@@ -3,6 +3,8 @@
 import math
 from numbers import Integral, Real
 
+from kvision.layers.feature_spec import level_number
+
 
 def _is_integer(value, lowest=-math.inf):
     return isinstance(value, Integral) and value >= lowest
@@ -25,6 +27,8 @@ _POSITIVE = ("positive numbers", _are_positive)
 _POSITIVE_OF_EACH_LEVEL = ("positive numbers", lambda levels: all(map(_are_positive, levels)))
 _SWITCH = ("True or False", lambda value: value in (True, False))
 _BOX_LOSS = ("'smooth_l1' or 'l2'", lambda value: value in ("smooth_l1", "l2"))
+
+_FINEST_STRIDE = 4  # of the published pyramids, P2
 
 ARGUMENTS = {
     "fpn_filters": _POSITIVE_INTEGER,
@@ -58,6 +62,31 @@ ARGUMENTS = {
 """Arguments that are no part of a `Detector`, each with what it must be, in words and as a test."""
 
 
+def pyramid_levels(backbone, levels):
+    """Chooses the levels of a backbone that the pyramid is built on.
+
+    Args:
+        backbone: What the model was given.
+        levels: Their names, or `None` for those of a stride of 4 or more.
+
+    Returns:
+        Tuple of names, finest first.
+
+    Raises:
+        ValueError: If the backbone has no levels, or not those.
+    """
+    if not hasattr(backbone, "feature_specs"):
+        _refuse("`backbone` must have `feature_specs`, as those of kvision.backbones", backbone)
+    specs = backbone.feature_specs
+    if levels is None:
+        chosen = [name for name, spec in specs.items() if spec.stride >= _FINEST_STRIDE]
+    else:
+        chosen = {levels} if isinstance(levels, str) else set(levels)
+    if not chosen or not set(specs).issuperset(chosen):
+        _refuse(f"`levels` must be some of the backbone's {list(specs)}", levels)
+    return tuple(sorted(chosen, key=level_number))
+
+
 def check_arguments(model):
     """Checks the attributes of a `FasterRCNN` that hold its arguments.
 
@@ -67,17 +96,13 @@ def check_arguments(model):
     Raises:
         ValueError: For the first one outside its range, or that does not go with another.
     """
-    if not hasattr(model.backbone, "feature_specs"):
-        _refuse(
-            "`backbone` must have `feature_specs`, as those of kvision.backbones", model.backbone
-        )
     for name, (description, holds) in ARGUMENTS.items():
         value = getattr(model, name)
         if not holds(value):
             _refuse(f"`{name}` must be {description}", value)
-    sizes, levels = model.anchor_sizes, list(model.backbone.feature_specs)
+    sizes, levels = model.anchor_sizes, list(model.levels)
     if len(sizes) < len(levels):
-        _refuse(f"`anchor_sizes` must have an entry for each of the backbone's {levels}", sizes)
+        _refuse(f"`anchor_sizes` must have an entry for each of the levels {levels}", sizes)
     if len({len(level) for level in sizes}) != 1:
         _refuse("`anchor_sizes` must have as many sizes at each level", sizes)
     if model.rpn_negative_iou > model.rpn_positive_iou:

@@ -108,9 +108,6 @@ class Segmenter(ImageModel):
         Raises:
             ValueError: If a label is no class, or `class_weight` is no dictionary of classes.
         """
-        labels = args[1] if len(args) > 1 else kwargs.get("y")
-        if labels is not None:
-            self._check_labels(labels)
         if class_weight is None:
             return super().fit(*args, **kwargs)
         self._class_weight = self._weight_of_each_class(class_weight)
@@ -119,6 +116,31 @@ class Segmenter(ImageModel):
             return super().fit(*args, **kwargs)
         finally:
             self._class_weight = self.train_function = None
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
+        """Runs one training step.
+
+        Args:
+            x: The images.
+            y: The labels.
+            sample_weight: The weights, or `None`.
+            class_weight: `{class: weight}`, as in `fit`.
+            **kwargs: Arguments of `keras.Model.train_on_batch`.
+
+        Returns:
+            What `keras.Model.train_on_batch` returns.
+
+        Raises:
+            ValueError: If a label is no class, or `class_weight` is no dictionary of classes.
+        """
+        if class_weight is not None:
+            # As weights of pixels: those that are constants of the step would compile it anew.
+            self._check_targets(y)
+            labels, sample_weight = self._targets(x, y, y, sample_weight)
+            weight_of_class = self._weight_of_each_class(class_weight)
+            sample_weight = self._weigh_classes(labels, weight_of_class, sample_weight)
+            sample_weight = ops.convert_to_numpy(sample_weight)
+        return super().train_on_batch(x, y, sample_weight, **kwargs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Returns the loss of `compile` for labels and weights as `fit` takes them.
@@ -138,11 +160,9 @@ class Segmenter(ImageModel):
                 another shape.
         """
         labels, sample_weight = self._targets(x, y, y_pred, sample_weight)
-        self._check_labels(labels)
+        self._check_targets(labels)
         if training and self._class_weight is not None:
-            known = ops.clip(labels, 0, self.num_classes - 1)  # the ignored weigh nothing anyway
-            weights = ops.take(ops.convert_to_tensor(self._class_weight), known)
-            sample_weight = weights if sample_weight is None else weights * sample_weight
+            sample_weight = self._weigh_classes(labels, self._class_weight, sample_weight)
         return super().compute_loss(x, labels, y_pred, sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -191,10 +211,15 @@ class Segmenter(ImageModel):
             sample_weight = ops.broadcast_to(sample_weight, ops.shape(labels))
         return labels, sample_weight
 
-    def _check_labels(self, labels):
-        check_labels(
-            type(self).__name__, labels, self.num_classes, self.ignore_class, "pixels without truth"
-        )
+    def _check_targets(self, targets):
+        if targets is not None:  # `compute_loss` says that they are missing
+            owner, also = type(self).__name__, self.ignore_class
+            check_labels(owner, targets, self.num_classes, also, "pixels without truth")
+
+    def _weigh_classes(self, labels, weight_of_class, sample_weight):
+        known = ops.clip(labels, 0, self.num_classes - 1)  # the ignored weigh nothing anyway
+        weights = ops.take(ops.convert_to_tensor(weight_of_class), known)
+        return weights if sample_weight is None else weights * sample_weight
 
     def _weight_of_each_class(self, class_weight):
         if not isinstance(class_weight, dict):

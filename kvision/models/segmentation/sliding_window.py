@@ -44,7 +44,8 @@ def predict_tiles(
             mode. Its ``decode``, where it has one, makes labels and scores of the logits; else they
             are the largest softmax probability and its place, and, where K is 1, whether the logit
             is positive, and the probability of that.
-        images: array ``(H, W, C)`` or ``(B, H, W, C)``, in the range that the model takes.
+        images: array ``(H, W, C)`` or ``(B, H, W, C)``, or a list of arrays of one size, in the
+            range that the model takes.
         tile_size: int or ``(height, width)`` in pixels. Smaller images are given to the model
             whole; to one without padding, mirrored up to the size of a tile.
         overlap: int or ``(down, across)``: how many pixels of output neighbouring tiles share, less
@@ -66,6 +67,8 @@ def predict_tiles(
         raise ValueError(f"predict_tiles: `blend` must be one of {BLENDS}. Received: {blend!r}.")
     if batch_size < 1:
         raise ValueError(f"predict_tiles: `batch_size` must be positive. Received: {batch_size}.")
+    if not hasattr(images, "shape"):  # a memory map stays one
+        images = _as_array(images)
     if len(images.shape) not in (3, 4):
         raise ValueError(
             "predict_tiles: `images` must have shape (height, width, channels) or (batch, height, "
@@ -77,7 +80,20 @@ def predict_tiles(
         _predict_image(model, image, tile_size, overlap, batch_size, blend, verbose)
         for image in images
     ]
+    if not each:
+        nothing = (0, *images.shape[1:3])
+        return {"labels": np.zeros(nothing, "int32"), "scores": np.zeros(nothing, "float32")}
     return {key: np.stack([one[key] for one in each]) for key in ("labels", "scores")}
+
+
+def _as_array(images):
+    try:
+        return np.asarray(images)
+    except ValueError as error:  # of no common size
+        raise ValueError(
+            "predict_tiles: a list of `images` must have one size, as one array would. Call it for "
+            "each of them."
+        ) from error
 
 
 def _predict_image(model, image, tile_size, overlap, batch_size, blend, verbose):

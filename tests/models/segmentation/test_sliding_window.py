@@ -193,6 +193,19 @@ def test_one_logit_is_of_the_foreground():
     np.testing.assert_allclose(found["scores"], 1 / (1 + np.exp(-distance)), rtol=1e-6)
 
 
+def test_a_list_of_images_and_none():
+    model, images = convolutions(), picture(2, 20, 24)
+    arguments = {"tile_size": 16, "overlap": 6}
+    assert_equal(
+        predict_tiles(model, list(images), **arguments), predict_tiles(model, images, **arguments)
+    )
+    nothing = predict_tiles(model, images[:0], **arguments)
+    assert {key: (value.shape, value.dtype.name) for key, value in nothing.items()} == {
+        "labels": ((0, 20, 24), "int32"),
+        "scores": ((0, 20, 24), "float32"),
+    }
+
+
 def test_progress_is_shown_for_many_tiles(capsys):
     model = convolutions()
     predict_tiles(model, picture(20, 20), tile_size=16, overlap=0)
@@ -212,6 +225,8 @@ def test_progress_is_shown_for_many_tiles(capsys):
         ({"overlap": 16}, "`overlap` must be less than what a tile gives, 16 pixels. Received: 16"),
         ({"blend": "mean"}, "`blend` must be one of .*Received: 'mean'"),
         ({"batch_size": 0}, "`batch_size` must be positive"),
+        ({"images": [picture(8, 8), picture(8, 9)]}, "a list of `images` must have one size"),
+        ({"images": []}, r"`images` must have shape .*Received: \(0,\)"),
         ({"images": np.zeros((4, 4))}, r"`images` must have shape .*Received: \(4, 4\)"),
         ({"model": lambda tiles: tiles[..., 0]}, "`model` must give logits"),
         ({"model": lambda tiles: tiles[:, 1:]}, "`model` must give logits"),
