@@ -1,6 +1,11 @@
 #include "common/op.h"
 
 #include <algorithm>
+#include <exception>
+#include <mutex>
+#include <new>
+
+#include "common/float_mode.h"
 
 namespace kvision {
 namespace {
@@ -27,6 +32,28 @@ Shape ShapeOf(const AttributeRule& rule, int64_t number) {
   const int64_t columns = std::stoll(std::string(axes.substr(axes.rfind(' ') + 1)));
   return number % columns == 0 ? Shape{number / columns, columns} : Shape{number};
 }
+
+// The first exception of the threads that share a range, to be thrown again by their caller.
+class FirstException {
+ public:
+  template <typename Body>
+  void Guard(Body&& body) {
+    try {
+      body();
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (first_ == nullptr) first_ = std::current_exception();
+    }
+  }
+
+  void Rethrow() const {
+    if (first_ != nullptr) std::rethrow_exception(first_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::exception_ptr first_;
+};
 
 }  // namespace
 
@@ -165,6 +192,28 @@ std::string Signature::InferOutputs(const Attributes& attributes,
     if (!wrong.empty()) return wrong;
   }
   return {};
+}
+
+Error Call::Run() const {
+  const auto& run = signature_.op().run;
+  try {
+    if (device.on_cuda) return run(*this);
+    const DefaultFloatMode mode;
+    const auto parallel_for = [&](int64_t total, int64_t cost, RangeBody body) {
+      FirstException exception;
+      device.parallel_for(total, cost, [&](int64_t begin, int64_t end) {
+        const DefaultFloatMode mode_of_thread;
+        exception.Guard([&] { body(begin, end); });
+      });
+      exception.Rethrow();
+    };
+    const Device cpu = Device::Cpu(parallel_for);
+    return run(Call(signature_, attributes, inputs_, outputs_, cpu));
+  } catch (const std::bad_alloc&) {
+    return Wrong("there is not enough memory for its workspace.");
+  } catch (const std::exception& exception) {
+    return Wrong(exception.what());
+  }
 }
 
 }  // namespace kvision

@@ -29,7 +29,6 @@
 #include <vector>
 
 #include "common/export.h"
-#include "common/float_mode.h"
 #include "common/half.h"
 #include "common/parallel.h"
 #include "common/shapes.h"
@@ -321,7 +320,9 @@ class Call {
     return static_cast<T*>(Outputs(name)[0].data);
   }
 
-  Error Run() const;
+  // What an op throws, for want of memory say, becomes an error, on whichever thread it is thrown:
+  // none of the callers expects an exception, and the threads of none survive one.
+  KVISION_EXPORT Error Run() const;
 
   bool HasNoOutput() const {
     for (const Tensor& output : outputs_) {
@@ -368,19 +369,6 @@ class Call {
   const Signature& signature_;
   Span<const Tensor> inputs_, outputs_;
 };
-
-inline Error Call::Run() const {
-  if (device.on_cuda) return signature_.op().run(*this);
-  const DefaultFloatMode mode;
-  const auto parallel_for = [&](int64_t total, int64_t cost, RangeBody body) {
-    device.parallel_for(total, cost, [&](int64_t begin, int64_t end) {
-      const DefaultFloatMode mode_of_thread;
-      body(begin, end);
-    });
-  };
-  const Device cpu = Device::Cpu(parallel_for);
-  return signature_.op().run(Call(signature_, attributes, inputs_, outputs_, cpu));
-}
 
 template <typename T>
 constexpr DType DTypeFor() {

@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <deque>
+#include <system_error>
 #include <thread>
 
 namespace kvision {
@@ -11,8 +12,9 @@ namespace {
 class OwnThreads {
  public:
   OwnThreads() {
-    for (int64_t i = 1; i < NumOwnThreads(); ++i) {
-      std::thread([this] { Work(); }).detach();
+    try {
+      for (int64_t i = 1; i < NumOwnThreads(); ++i) std::thread([this] { Work(); }).detach();
+    } catch (const std::system_error&) {  // No more of them: those that run hold on to this.
     }
   }
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -47,7 +48,8 @@ class SharedRange : public std::enable_shared_from_this<SharedRange> {
   std::condition_variable all_done_;
 };
 
-// Runs `body` on [0, total) with the help of up to num_threads - 1 tasks that `schedule` starts.
+// Runs `body`, which must not throw, on [0, total) with the help of up to num_threads - 1 tasks
+// that `schedule` starts.
 template <typename Schedule>
 void ShareRange(int64_t total, int64_t cost, RangeBody body, int64_t num_threads,
                 Schedule&& schedule) {
@@ -60,7 +62,10 @@ void ShareRange(int64_t total, int64_t cost, RangeBody body, int64_t num_threads
   if (threads == 1) return body(0, total);
   const auto range =
       std::make_shared<SharedRange>(total, std::min(total, threads * kPartsPerThread), body);
-  for (int64_t i = 1; i < threads; ++i) schedule([range] { range->Help(); });
+  try {
+    for (int64_t i = 1; i < threads; ++i) schedule([range] { range->Help(); });
+  } catch (const std::exception&) {  // There will be less help: those that have begun use `body`.
+  }
   range->Run();
 }
 

@@ -118,7 +118,8 @@ def _check(x):
 def _reference(x, pool_size, strides, windows):
     """`max_pool_with_argmax` in plain `keras.ops`: a loop over the cells of all windows in step.
 
-    All of `x` must have fewer than 2^31 elements: indices are int32.
+    It visits the cells on the map, from each window's first one: never more than the map has,
+    however large the windows are. All of `x` must have fewer than 2^31 elements: indices are int32.
     """
     if None not in x.shape and math.prod(x.shape) > _MAX_INDEX:
         raise ValueError(
@@ -132,10 +133,13 @@ def _reference(x, pool_size, strides, windows):
     first_y = ops.arange(rows, dtype="int32")[:, None] * strides[0] - top
     first_x = ops.arange(columns, dtype="int32") * strides[1] - left
 
+    lines, steps = (_smaller(*pair) for pair in zip(pool_size, (height, width), strict=True))
+
     def visit(step, state):
         best, argmax = state
-        y, x = first_y + step // pool_size[1], first_x + step % pool_size[1]
-        on_map = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        y, x = ops.maximum(first_y, 0) + step // steps, ops.maximum(first_x, 0) + step % steps
+        inside = (y - first_y < pool_size[0]) & (x - first_x < pool_size[1])
+        on_map = inside & (y < height) & (x < width)
         cell = ops.where(on_map, y * width + x, 0)
         values = ops.reshape(ops.take(cells, ops.reshape(cell, (-1,)), axis=1), shape)
         larger = (values > best) | (ops.isnan(values) & ~ops.isnan(best)) | (argmax < 0)
@@ -144,7 +148,7 @@ def _reference(x, pool_size, strides, windows):
 
     _, argmax = ops.fori_loop(
         0,
-        pool_size[0] * pool_size[1],
+        lines * steps,
         visit,
         (ops.zeros(shape, x.dtype), ops.full(shape, -1, "int32")),
     )
@@ -154,6 +158,10 @@ def _reference(x, pool_size, strides, windows):
     index = (images + argmax) * channels + ops.arange(channels, dtype="int32")
     pooled = ops.take(ops.reshape(ops.cast(x, dtype), (-1,)), index)
     return ops.cast(ops.reshape(pooled, shape), x.dtype), argmax
+
+
+def _smaller(length, size):
+    return min(length, size) if isinstance(size, int) else ops.minimum(length, size)
 
 
 def _native(x, pool_size, strides, windows):

@@ -317,3 +317,12 @@ def test_the_sizes_of_segnet(implementation):
         x, _ = max_pool_with_argmax(x, padding="same")
         sizes.append(tuple(x.shape[1:3]))
     assert sizes == [(23, 30), (12, 15), (6, 8)]
+
+
+def test_windows_far_larger_than_the_map(implementation):
+    x = np.random.default_rng(5).normal(size=(1, 4, 5, 2)).astype("float32")
+    pooled, argmax = max_pool_with_argmax(x, 2**31 - 1, padding="same")
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(pooled)[:, 0, 0], x.max((1, 2)))
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(argmax)[0, 0, 0], x.reshape(20, 2).argmax(0)
+    )
