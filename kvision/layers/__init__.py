@@ -2,6 +2,7 @@
 
 from kvision.layers.aspp import ASPP
 from kvision.layers.batch_normalization import BatchNormalization
+from kvision.layers.bilinear_kernel import BilinearKernel
 from kvision.layers.box_head import BoxHead
 from kvision.layers.feature_spec import FeatureSpec
 from kvision.layers.fpn import FPN
@@ -18,6 +19,7 @@ from kvision.layers.rpn_head import RPNHead
 __all__ = [
     "ASPP",
     "BatchNormalization",
+    "BilinearKernel",
     "BoxHead",
     "FPN",
     "FeatureSpec",

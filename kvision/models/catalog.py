@@ -14,6 +14,7 @@ from kvision import backbones
 from kvision.models.classification import ImageClassifier
 from kvision.models.detection import FasterRCNN
 from kvision.models.image_model import ImageModel
+from kvision.models.instances import DeepWatershed
 from kvision.models.segmentation import (
     DeepLabV3,
     DeepLabV3Plus,
@@ -53,7 +54,7 @@ class Entry(NamedTuple):
 
     @property
     def task(self):
-        """Task of the model: `"classification"`, `"segmentation"` or `"detection"`."""
+        """Task of the model: `"classification"`, `"segmentation"`, `"detection"` or `"instances"`."""
         return self.model.task
 
 
@@ -167,6 +168,37 @@ CATALOG = {
             for level in ("fpn/output_P4", "fpn/output_P5")
         },
     ),
+    "deep_watershed": Entry(
+        DeepWatershed,
+        # Of Cityscapes' person, rider, car, truck, bus, train, motorcycle and bicycle.
+        lambda: {
+            "num_classes": 8,
+            "gate": "external",
+            "semantic_codes": (-128, -96, 32, 64, 96, 128, -64, -32),
+            "target_min_area": 100,
+            "cut": (1, 1, 2, 2, 2, 2, 1, 1),
+            "min_area": (20, 20, 25, 45, 45, 45, 20, 20),
+            "grow": (1, 1, 2, 2, 2, 2, 1, 1),
+        },
+        lambda: {
+            "num_classes": 10,
+            "gate": "head",
+            "level_edges": (0, 1, 2, 3, 4),
+            "widths": (8, 16, 16, 16, 16),
+            "strides": (1, 2, 2, 2),
+            "branch_filters": 16,
+            "fuse_filters": 32,
+            "energy_widths": ((16, 16), (16, 16)),
+            "energy_strides": (1, 2),
+            "energy_filters": 32,
+            "dropout": 0.0,
+            "normalize_pixels": "imagenet",
+            "min_area": 1,
+        },
+        "deep_watershed",
+        "Bai and Urtasun, 2016",
+        (38_164_306, 0),
+    ),
     "unet": Entry(
         UNet,
         lambda: {"num_classes": 2},
@@ -239,7 +271,8 @@ def list_models(task=None):
     """Names of the models of the catalog.
 
     Args:
-        task: `"classification"`, `"segmentation"` or `"detection"`; `None` for all.
+        task: `"classification"`, `"segmentation"`, `"detection"` or `"instances"`;
+            `None` for all.
 
     Returns:
         List of names, in the order of the catalog.
