@@ -24,7 +24,7 @@ _PIXEL_LAYERS = (
     keras.layers.Solarization,
 )
 _MOVING_LAYERS = (*GEOMETRIC_LAYERS, keras.layers.RandomElasticTransform)
-_MASKS = ("segmentation_masks", "instance_masks", "pixel_weights")
+_MASKS = ("segmentation_masks", "instance_ids", "pixel_weights")
 _CARRIED = {"images", "bounding_boxes", *_MASKS}
 _UNTOUCHED = {"image_id", "original_size", "labels"}
 
@@ -50,7 +50,7 @@ def augment(layers, *, ignore_label=255, min_visibility=0.0):
 
     A moved box is the smallest upright box around the four moved corners, clipped to the image. A
     box that has left the image becomes padding in its place (label -1, everything else 0), and
-    its pixels in ``instance_masks`` become 0: value i + 1 goes on meaning box i.
+    its pixels in ``instance_ids`` become 0: value i + 1 goes on meaning box i.
 
     The function takes dictionaries of NumPy arrays (and gives such) as well as tensors, and works
     in ``Dataset.map`` under any Keras backend. Copies of the layers are used, in float32 under
@@ -66,7 +66,7 @@ def augment(layers, *, ignore_label=255, min_visibility=0.0):
 
     Returns:
         Function of a batch dictionary with ``images (B, H, W, 3)`` and, where known,
-        ``bounding_boxes``, ``segmentation_masks``, ``instance_masks`` and ``pixel_weights``, the
+        ``bounding_boxes``, ``segmentation_masks``, ``instance_ids`` and ``pixel_weights``, the
         latter three ``(B, H, W, 1)`` or ``(B, H, W)``.
 
     Raises:
@@ -155,7 +155,7 @@ class _Augmentation:
             values = masks[..., channel : channel + 1]
             if key == "segmentation_masks":
                 values = backend.numpy.where(values == 0, float(self.ignore_label), values - 1)
-            elif key == "instance_masks" and real is not None:
+            elif key == "instance_ids" and real is not None:
                 values = _forget(backend.cast(values, "int32"), real, backend)
             if len(batch[key].shape) == 3:
                 values = values[..., 0]
@@ -182,7 +182,7 @@ class _Augmentation:
             if isinstance(layer, keras.layers.RandomElasticTransform) and "bounding_boxes" in batch:
                 raise ValueError("augment: boxes cannot follow RandomElasticTransform.")
             if getattr(layer, "fill_mode", "constant") != "constant" and (
-                "bounding_boxes" in batch or "instance_masks" in batch
+                "bounding_boxes" in batch or "instance_ids" in batch
             ):
                 raise ValueError(
                     f"augment: {type(layer).__name__} with fill_mode={layer.fill_mode!r} would "
