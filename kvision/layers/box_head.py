@@ -10,9 +10,9 @@ class BoxHead(keras.layers.Layer):
 
     Two dense layers with ReLU, then one for the class logits and one for the offsets (Girshick,
     "Fast R-CNN", 2015, on the pooled maps of a feature pyramid as in Lin et al., 2017). The
-    predictors start from N(0, 0.01^2) and N(0, 0.001^2). Without the dense layers the predictors read
-    the mean of each region's map, as where a backbone's last stage has been run on it before (He,
-    Zhang, Ren, Sun, "Deep Residual Learning", 2016, appendix A).
+    predictors start from N(0, 0.01^2) and N(0, 0.001^2). Without the dense layers the predictors
+    read the mean of each region's map: where a backbone's last stage has been run on it (He, Zhang,
+    Ren, Sun, "Deep Residual Learning", 2016, appendix A).
 
     Column 0 of both outputs is the background: class c stands in column c + 1. The offsets of the
     background are neither trained nor read; they are there because torchvision's are.

@@ -91,11 +91,11 @@ class MaskHead(keras.layers.Layer):
         return ops.reshape(logits, (batch, count, 2 * height, 2 * width))
 
     def _enlarged(self, cells):
-        """The transposed convolution, whose windows do not overlap: `(N, C)` to `(N, 2 * 2 * F)`."""
-        kernel = ops.cast(self.upsampling.kernel, self.compute_dtype)  # (2, 2, F, C)
-        kernel = ops.reshape(kernel, (4 * self.filters, -1))
-        bias = ops.tile(ops.cast(self.upsampling.bias, self.compute_dtype), 4)
-        return ops.relu(ops.matmul(ops.cast(cells, self.compute_dtype), ops.transpose(kernel)) + bias)
+        """The transposed convolution, whose windows do not overlap: `(N, C)` to `(N, 4 * F)`."""
+        layer, dtype = self.upsampling, self.compute_dtype
+        kernel = ops.reshape(ops.cast(layer.kernel, dtype), (4 * self.filters, -1))
+        bias = ops.tile(ops.cast(layer.bias, dtype), 4)
+        return ops.relu(ops.matmul(ops.cast(cells, dtype), ops.transpose(kernel)) + bias)
 
     def _of_class(self, pixels, classes):
         """The last convolution, of one column a region: `(N, P, F)` and `(N,)` to `(N, P)`."""

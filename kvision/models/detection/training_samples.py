@@ -117,8 +117,6 @@ def sample_boxes(
     labels = ops.where(is_positive, gather_rows(ground_truth.labels, matches), -1)
     first = min(int(num_samples * positive_fraction), size)
     matches = matches[:, :first]
-    targets = encode_boxes(
-        gather_rows(ground_truth.boxes, matches), boxes[:, :first], code_weights
-    )
+    targets = encode_boxes(gather_rows(ground_truth.boxes, matches), boxes[:, :first], code_weights)
     targets = ops.where(is_positive[:, :first, None], targets, 0.0)
     return Samples(indices, boxes, labels, targets, matches, num_positive, num_sampled)

@@ -132,17 +132,7 @@ class MaskRCNN(FasterRCNN):
             else:
                 regions = self._mask_regions(raw["pyramid"], boxes)
             logits = self.mask_head(regions, samples.labels[:, :count] + 1)
-            side = logits.shape[2]
-            if "instance_ids" in targets:
-                expected = crop_masks(targets["instance_ids"][..., 0], boxes, rows, output_size=side)
-            else:
-                expected = crop_masks(
-                    targets["mask_runs"],
-                    boxes,
-                    rows,
-                    output_size=side,
-                    image_size=tuple(images.shape[1:3]),
-                )
+            expected = _crop(targets, boxes, rows, logits.shape[2], images.shape[1:3])
             return mask_loss(logits, expected, samples.num_positive)
 
         most = ops.max(samples.num_positive)
@@ -173,5 +163,14 @@ class MaskRCNN(FasterRCNN):
             raise ValueError(
                 "MaskRCNN: targets must hold `instance_ids` or `mask_runs`, as "
                 "`kvision.data.to_fit` makes them of a batch dictionary with "
-                f"`task=\"instances\"`. Received: {sorted(targets)}."
+                f'`task="instances"`. Received: {sorted(targets)}.'
             )
+
+
+def _crop(targets, boxes, rows, side, image_size):
+    """What of the objects of the given rows lies in each box, `(B, P, side, side)`."""
+    if "instance_ids" in targets:
+        masks, image_size = targets["instance_ids"][..., 0], None
+    else:
+        masks = targets["mask_runs"]
+    return crop_masks(masks, boxes, rows, output_size=side, image_size=image_size)
