@@ -3,6 +3,8 @@
 from kvision.metrics.boundary_f_score import BoundaryFScore
 from kvision.metrics.coco_detection_metrics import COCODetectionMetrics
 from kvision.metrics.collected_detections import CollectedDetections, ImageRecord
+from kvision.metrics.object_metrics import ObjectMetrics
+from kvision.metrics.panoptic_quality import PanopticQuality
 from kvision.metrics.segmentation_metrics import SegmentationMetrics, segmentation_scores
 from kvision.metrics.voc_detection_metrics import VOCDetectionMetrics
 
@@ -11,6 +13,8 @@ __all__ = [
     "COCODetectionMetrics",
     "CollectedDetections",
     "ImageRecord",
+    "ObjectMetrics",
+    "PanopticQuality",
     "SegmentationMetrics",
     "VOCDetectionMetrics",
     "segmentation_scores",
