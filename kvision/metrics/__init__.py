@@ -2,6 +2,7 @@
 
 from kvision.metrics.boundary_f_score import BoundaryFScore
 from kvision.metrics.coco_detection_metrics import COCODetectionMetrics
+from kvision.metrics.coco_mask_metrics import COCOMaskMetrics
 from kvision.metrics.collected_detections import CollectedDetections, ImageRecord
 from kvision.metrics.object_metrics import ObjectMetrics
 from kvision.metrics.panoptic_quality import PanopticQuality
@@ -11,6 +12,7 @@ from kvision.metrics.voc_detection_metrics import VOCDetectionMetrics
 __all__ = [
     "BoundaryFScore",
     "COCODetectionMetrics",
+    "COCOMaskMetrics",
     "CollectedDetections",
     "ImageRecord",
     "ObjectMetrics",
