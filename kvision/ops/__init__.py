@@ -8,6 +8,7 @@ from kvision.ops.atrous_pyramid_pooling import atrous_pyramid_pooling
 from kvision.ops.batched_nms import batched_nms
 from kvision.ops.border_weight_map import border_weight_map
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
+from kvision.ops.crop_masks import crop_masks
 from kvision.ops.depthwise_atrous_pyramid_pooling import depthwise_atrous_pyramid_pooling
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
@@ -16,6 +17,7 @@ from kvision.ops.max_unpool import max_unpool
 from kvision.ops.multiscale_roi_align import multiscale_roi_align
 from kvision.ops.native import implementation_of
 from kvision.ops.nms import nms
+from kvision.ops.paste_masks import paste_masks
 from kvision.ops.roi_align import roi_align
 from kvision.ops.roi_pool import roi_pool
 from kvision.ops.soft_nms import soft_nms
@@ -28,6 +30,7 @@ __all__ = [
     "atrous_pyramid_pooling",
     "batched_nms",
     "border_weight_map",
+    "crop_masks",
     "depthwise_atrous_pyramid_pooling",
     "elementwise_iou",
     "implementation_of",
@@ -40,6 +43,7 @@ __all__ = [
     "native",
     "nms",
     "pairwise_iou",
+    "paste_masks",
     "roi_align",
     "roi_pool",
     "soft_nms",

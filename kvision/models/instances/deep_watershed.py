@@ -59,10 +59,11 @@ class DeepWatershed(Detector):
 
     `call` gives `direction (B, H, W, 2)`, unit vectors x and y; `semantic`, the head's logits `(B,
     H, W, K + 1)` or the external map `(B, H, W)`; and the energy's logits `energy (B, H, W,
-    levels)`, all float32; in training what the stage needs of them. `decode` and `predict` give `instance_ids (B, H, W)` int32, 0
-    for background and 1..n; and the instances' `labels (B, max_instances)` int32, -1 as padding,
-    and `scores` float32: the mean probability of the class over the instance's pixels by the head,
-    else 1. (The published code has no score.)
+    levels)`, all float32; in training what the stage needs of them. `decode` and `predict` give
+    `instance_ids (B, H, W)` int32, 0 for background and 1..n, and of the instances `labels (B,
+    max_instances)` int32, -1 as padding, and `scores` float32, the mean probability of the class
+    over the instance's pixels by the head, else 1 (the published code has no score): row i - 1 is
+    of id i.
 
     Args:
         num_classes: Number K of classes, background not among them.
@@ -412,7 +413,7 @@ class DeepWatershed(Detector):
         semantic = None if self.gate is None else self._semantic_of(raw)
         ids = watershed_instances(
             ops.cast(ops.argmax(raw["energy"], axis=-1), "int32"),
-            cut=self.cut,
+            cut=self._of_each_class(self.cut),
             semantic=semantic,
             min_area=self.min_area,
             grow=self.grow,
@@ -422,6 +423,10 @@ class DeepWatershed(Detector):
         ids = ops.where(ids > self.max_instances, 0, ids)
         labels, scores = self._classify(ids, semantic, raw)
         return {"instance_ids": ids, "labels": labels, "scores": scores}
+
+    def _of_each_class(self, value):
+        """A number for each class, by which `watershed_instances` knows how many there are."""
+        return value if isinstance(value, tuple | list) else (value,) * self.num_classes
 
     def _classify(self, ids, semantic, raw):
         """The class that most pixels of each instance have, and its mean probability there."""
