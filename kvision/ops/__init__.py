@@ -20,6 +20,7 @@ from kvision.ops.nms import nms
 from kvision.ops.roi_align import roi_align
 from kvision.ops.roi_pool import roi_pool
 from kvision.ops.soft_nms import soft_nms
+from kvision.ops.watershed_instances import watershed_instances
 
 __all__ = [
     "IGNORED",
@@ -45,6 +46,7 @@ __all__ = [
     "roi_align",
     "roi_pool",
     "soft_nms",
+    "watershed_instances",
 ]
 
 # The functions that have native kernels.
@@ -65,4 +67,5 @@ NATIVE = (
     "roi_align",
     "roi_pool",
     "soft_nms",
+    "watershed_instances",
 )
