@@ -132,8 +132,7 @@ __global__ void LabelsKernel(const bool* __restrict__ mask, PixelGrid grid, cons
   const int64_t at = ThreadInGrid();
   if (at >= grid.Total()) return;
   const int64_t image = at / grid.Size();
-  labels[at] =
-      mask[at] ? sums[image * grid.Size() + sets[at]] - SumBefore(sums, image, grid) : 0;
+  labels[at] = mask[at] ? sums[image * grid.Size() + sets[at]] - SumBefore(sums, image, grid) : 0;
 }
 
 }  // namespace

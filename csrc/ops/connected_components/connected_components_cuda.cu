@@ -29,7 +29,7 @@ const char* ConnectedComponentsCuda(const ConnectedComponentsParameters& paramet
   FindSets(mask, false, grid, parameters.connectivity, labels, begins, cuda_stream);
   SumUp(grid, begins, scratch, cuda_stream);
   LabelsKernel<<<grid.Blocks(), kPixelThreads, 0, cuda_stream>>>(mask, grid, labels, begins,
-                                                                labels);
+                                                                 labels);
   return LastCudaError();
 }
 

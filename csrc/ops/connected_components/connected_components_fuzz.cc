@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "common/threads.h"
-#include "fuzz/input.h"
 #include "fuzz/flood.h"
+#include "fuzz/input.h"
 #include "ops/connected_components/connected_components.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

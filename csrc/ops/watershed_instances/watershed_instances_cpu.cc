@@ -1,12 +1,11 @@
 // Class after class: a mask with a bit a pixel, its components, and their pixels painted.
-#include "ops/watershed_instances/watershed_instances.h"
-
 #include <algorithm>
 #include <cstring>
 #include <memory>
 #include <vector>
 
 #include "common/isa.h"
+#include "ops/watershed_instances/watershed_instances.h"
 
 #define KVISION_ISA_FILE "ops/watershed_instances/watershed_instances_rows.inc"
 #include "common/foreach_isa.h"
@@ -84,8 +83,7 @@ void GrowInColumns(const Loops& loops, int64_t images, int64_t height, int64_t w
     for (int64_t y = 0; y < height; ++y) {
       std::copy_n(image + y * width, columns, strip.data() + (grow + y) * kStrip);
     }
-    loops.greatest_of_lines(strip.data(), static_cast<int64_t>(strip.size()), kStrip,
-                            2 * grow + 1);
+    loops.greatest_of_lines(strip.data(), static_cast<int64_t>(strip.size()), kStrip, 2 * grow + 1);
     for (int64_t y = 0; y < height; ++y) {
       std::copy_n(strip.data() + y * kStrip, columns, image + y * width);
     }
@@ -161,8 +159,8 @@ void WatershedInstancesCpu(const WatershedInstancesParameters& parameters, const
                          masks, parallel_for);
     }
     const Components components(masks, height, parameters.connectivity, parallel_for);
-    Paint(loops, components, parameters, parameters.grow[index], grow_within, num_ids,
-          labels.get(), instances, parallel_for);
+    Paint(loops, components, parameters, parameters.grow[index], grow_within, num_ids, labels.get(),
+          instances, parallel_for);
     for (int64_t image = 0; image < batch; ++image) num_ids[image] += components.Count(image);
   }
   ForEach(batch, 4 * height * width, parallel_for, [&](int64_t image) {

@@ -121,9 +121,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   for (int64_t image = 0; image < parameters.batch; ++image) {
     const int64_t start = image * pixels;
-    const std::vector<int32_t> defined =
-        fuzz::Defined(parameters, energy.data() + start, has_classes ? its_classes + start : nullptr,
-                      is_bounded ? within + start : nullptr);
+    const std::vector<int32_t> defined = fuzz::Defined(parameters, energy.data() + start,
+                                                       has_classes ? its_classes + start : nullptr,
+                                                       is_bounded ? within + start : nullptr);
     for (int64_t i = 0; i < pixels; ++i) {
       fuzz::Require(instances[start + i] == defined[i], "the instances");
     }
