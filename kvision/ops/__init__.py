@@ -9,6 +9,7 @@ from kvision.ops.batched_nms import batched_nms
 from kvision.ops.border_weight_map import border_weight_map
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
 from kvision.ops.crop_masks import crop_masks
+from kvision.ops.connected_components import connected_components
 from kvision.ops.depthwise_atrous_pyramid_pooling import depthwise_atrous_pyramid_pooling
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
@@ -21,6 +22,7 @@ from kvision.ops.paste_masks import paste_masks
 from kvision.ops.roi_align import roi_align
 from kvision.ops.roi_pool import roi_pool
 from kvision.ops.soft_nms import soft_nms
+from kvision.ops.watershed_instances import watershed_instances
 
 __all__ = [
     "IGNORED",
@@ -31,6 +33,7 @@ __all__ = [
     "batched_nms",
     "border_weight_map",
     "crop_masks",
+    "connected_components",
     "depthwise_atrous_pyramid_pooling",
     "elementwise_iou",
     "implementation_of",
@@ -47,6 +50,7 @@ __all__ = [
     "roi_align",
     "roi_pool",
     "soft_nms",
+    "watershed_instances",
 ]
 
 # The functions that have native kernels.
@@ -54,6 +58,7 @@ NATIVE = (
     "atrous_pyramid_pooling",
     "batched_nms",
     "border_weight_map",
+    "connected_components",
     "depthwise_atrous_pyramid_pooling",
     "elementwise_iou",
     "match_boxes",
@@ -66,4 +71,5 @@ NATIVE = (
     "roi_align",
     "roi_pool",
     "soft_nms",
+    "watershed_instances",
 )
