@@ -234,6 +234,7 @@ CATALOG = {
             "energy_widths": ((16, 16), (16, 16)),
             "energy_strides": (1, 2),
             "energy_filters": 32,
+            "normalization": "batch",
             "dropout": 0.0,
             "normalize_pixels": "imagenet",
             "min_area": 1,
@@ -241,6 +242,7 @@ CATALOG = {
         "deep_watershed",
         "Bai and Urtasun, 2016",
         (38_164_306, 0),
+        optimizer=lambda: keras.optimizers.Adam(5e-3),
     ),
     "unet": Entry(
         UNet,
