@@ -31,7 +31,7 @@ SLOPES = [[0, 0.091967, 0], [0, 0, 0.185991], [0, 0.192622, 0]]
 def object_runs():
     """Rows 2 to 5 of columns 3 to 6, and rows 0 to 3 of columns 0 to 3, of 8 x 8 pixels.
 
-    They have a pixel in common, so that no label map holds both.
+    They have pixels in common, so that no label map holds both.
     """
     columns = [[26, 4, 4, 4, 4, 4, 4, 4], [0, 4, 4, 4, 4, 4, 4, 4]]
     rests = [64 - sum(runs) for runs in columns]
