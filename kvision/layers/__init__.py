@@ -7,6 +7,7 @@ from kvision.layers.feature_spec import FeatureSpec
 from kvision.layers.fpn import FPN
 from kvision.layers.frozen_batch_normalization import FrozenBatchNormalization
 from kvision.layers.local_response_normalization import LocalResponseNormalization
+from kvision.layers.mask_head import MaskHead
 from kvision.layers.max_pooling_with_argmax_2d import MaxPoolingWithArgmax2D
 from kvision.layers.max_unpooling_2d import MaxUnpooling2D
 from kvision.layers.multiscale_roi_align import MultiscaleRoIAlign
@@ -23,6 +24,7 @@ __all__ = [
     "FeatureSpec",
     "FrozenBatchNormalization",
     "LocalResponseNormalization",
+    "MaskHead",
     "MaxPoolingWithArgmax2D",
     "MaxUnpooling2D",
     "MultiscaleRoIAlign",

@@ -24,7 +24,10 @@ def batch():
     boxes = np.array(
         [[[4, 4, 30, 25], [20, 30, 60, 61]], [[1, 2, 20, 40], [0, 0, 0, 0]]], "float32"
     )
-    return images, {"boxes": boxes, "labels": np.array([[0, 2], [1, -1]], "int32")}
+    ids = np.zeros((*IMAGE_SHAPE[:3], 1), "int32")
+    ids[0, 4:25, 4:30], ids[0, 30:61, 20:60], ids[1, 2:40, 1:20] = 1, 2, 1
+    labels = np.array([[0, 2], [1, -1]], "int32")
+    return images, {"boxes": boxes, "labels": labels, "instance_ids": ids}
 
 
 @pytest.fixture

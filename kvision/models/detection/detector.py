@@ -82,6 +82,14 @@ class Detector(EvaluatedModel):
         """
         raise NotImplementedError
 
+    def default_evaluator(self):
+        """Returns what `evaluate` computes from the detections, for `compile` without any.
+
+        Returns:
+            An evaluator, see `compile`.
+        """
+        return COCODetectionMetrics()
+
     def compile(
         self,
         optimizer="rmsprop",
@@ -99,8 +107,8 @@ class Detector(EvaluatedModel):
             evaluator: What `evaluate` computes from the detections: an object with `reset()`,
                 `update(detections, targets, *, image_size, resize_policy)` and
                 `result() -> {name: float}` (and `get_config()`, where the compiled model is to be
-                saved), or a sequence of them; `()` for the losses alone. `None` is
-                `COCODetectionMetrics()`.
+                saved), or a sequence of them; `()` for the losses alone. `None` is the model's
+                `default_evaluator()`.
             run_eagerly: Whether to run the steps uncompiled.
             steps_per_execution: Batches per call of the compiled training step. `evaluate`
                 always runs its batches one by one.
@@ -118,7 +126,7 @@ class Detector(EvaluatedModel):
             auto_scale_loss=auto_scale_loss,
         )
         if evaluator is None:
-            evaluator = COCODetectionMetrics()
+            evaluator = self.default_evaluator()
         if not isinstance(evaluator, (list, tuple)):
             evaluator = (evaluator,)
         for one in evaluator:

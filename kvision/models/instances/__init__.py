@@ -1,0 +1,5 @@
+"""Instance segmentation."""
+
+from kvision.models.instances.mask_rcnn import MaskRCNN
+
+__all__ = ["MaskRCNN"]
