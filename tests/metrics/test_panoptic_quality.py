@@ -75,7 +75,7 @@ def test_panopticapi_on_coco(shared_data):
 def test_stardist():
     """Of one class, over all images."""
     golden = dict(np.load(Path(__file__).parents[1] / "golden" / "object_metrics.npz"))
-    metric = PanopticQuality(1)
+    metric = PanopticQuality(1, background_is_void=False)
     for start in range(0, 16, 6):
         truth, found = (
             {"instance_ids": ids, "labels": np.zeros((len(ids), ids.max()), "int32")}
@@ -86,7 +86,7 @@ def test_stardist():
     assert results["rq"] == pytest.approx(golden["all_f1"][0], abs=1e-6)
 
 
-def by_definition(truth, found, num_classes):
+def by_definition(truth, found, num_classes, background_is_void):
     """As the paper has it, pair by pair; `(iou, hits, false, missed)`, each `(K,)`."""
     iou, hits, false, missed = np.zeros((4, num_classes))
     for image in range(len(truth["labels"])):
@@ -102,6 +102,8 @@ def by_definition(truth, found, num_classes):
             for side in "tf"
         }
         void = ~np.any([np.zeros_like(ids["t"], bool), *masks["t"].values()], axis=0)
+        if not background_is_void:
+            void &= ids["t"] > 0
         right = set()
         for row, mask in masks["t"].items():
             if crowd[row]:
@@ -152,12 +154,14 @@ def test_the_definition(seed):
     found["instance_ids"] = np.where(new > 0, 9 + new, found["instance_ids"])
     labels = np.where(rng.random((3, 9)) < 0.8, truth["labels"], 1)
     found["labels"] = np.concatenate([labels, rng.integers(-1, num_classes, (3, 2))], axis=1)
-    metric = PanopticQuality(num_classes, things=[1, 2], per_class=True)
+    metric = PanopticQuality(
+        num_classes, things=[1, 2], background_is_void=seed % 2 == 0, per_class=True
+    )
     for image in range(3):
         part = slice(image, image + 1)
         results = updated(metric, *({k: v[part] for k, v in x.items()} for x in (truth, found)))
 
-    iou, hits, false, missed = by_definition(truth, found, num_classes)
+    iou, hits, false, missed = by_definition(truth, found, num_classes, seed % 2 == 0)
     somewhere = hits + false + missed > 0
     with np.errstate(invalid="ignore"):
         rq = np.where(somewhere, hits / (hits + false / 2 + missed / 2), np.nan)
@@ -214,7 +218,7 @@ def test_crowd_of_another_class_is_no_excuse():
 
 
 def test_many_ious_are_summed_exactly():
-    """300 000 segments of IoU 2/3, in one class: float32 alone would be off by 1e-3."""
+    """After 300 000 segments in one class, float32 alone would add multiples of 1/64."""
     ids = one_row(1, 1, 1)
     labels = np.zeros((1, 1), "int32")
     truth, found = ({"instance_ids": x, "labels": labels} for x in (ids, one_row(1, 1, 0)))
@@ -222,11 +226,10 @@ def test_many_ious_are_summed_exactly():
     metric._iou.assign([200_000.0])
     metric._hits.assign([300_000.0])
     metric._segments.assign([600_000.0])
-    for _ in range(200):
-        results = updated(metric, truth, found)
-    assert results["sq"] == pytest.approx(2 / 3, abs=1e-7)
+    for _ in range(40):
+        metric.update_state(truth, found)
     sums = [float(np.asarray(ops.convert_to_numpy(v))[0]) for v in (metric._iou, metric._iou_rest)]
-    assert sum(sums) == pytest.approx(200_000 + 200 * 2 / 3, abs=1e-3)
+    assert sum(sums) == pytest.approx(200_000 + 40 * 2 / 3, abs=1e-3)
 
 
 def test_sample_weight_and_serialisation():
