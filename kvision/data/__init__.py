@@ -18,6 +18,7 @@ from kvision.data.cityscapes import (
     read_cityscapes_instances,
 )
 from kvision.data.coco import read_coco
+from kvision.data.copy_paste import RandomCopyPaste
 from kvision.data.detection_dataset import DetectionDataset
 from kvision.data.digit_scenes import (
     DIGIT_CLASS_NAMES,
@@ -73,6 +74,7 @@ __all__ = [
     "LabelledImage",
     "Problem",
     "ProblemReport",
+    "RandomCopyPaste",
     "RandomScaledCrop",
     "SegmentationDataset",
     "as_batches",

@@ -26,8 +26,8 @@ class COCOMaskMetrics(COCODetectionMetrics):
     - `instance_ids` `(B, H, W)` or `(B, H, W, 1)`: `i + 1` at the pixels of the object of row `i`.
 
     They are compared at the pixels of the images given to the model, where the true masks are
-    known; areas are those of the original images. Boxes are carried back to original pixels. Given
-    run lengths, and neither `image_size` nor `resize_policy`, `update` needs `mask_size`.
+    known, so that `update` needs `image_size`. Areas are those of the original images, as far as
+    `original_size` and `resize_policy` tell; boxes are carried back to original pixels.
 
     The evaluator is the package `faster-coco-eval`, whose compressed run lengths are all that is
     kept of the masks.

@@ -67,7 +67,12 @@ def elect_partners(truth, found):
         digit = ops.cast(2 * truth.sum(votes) > truth.areas, "int32")
         return elected + digit * powers[place]
 
-    elected = ops.fori_loop(0, num_digits, elect_digit, ops.zeros_like(truth.areas))
+    elected = ops.zeros_like(truth.areas)
+    try:
+        for place in range(int(num_digits)):
+            elected = elect_digit(place, elected)
+    except TypeError:  # from every backend, of a tensor without a value: the code is compiled
+        elected = ops.fori_loop(0, num_digits, elect_digit, elected)
     elected = ops.minimum(elected, found.num_ids - 1)  # digits of no majority make up any number
     partners = truth.by_image(elected) + found.first_rows[:, None]
     partners = ops.reshape(partners, (-1,))

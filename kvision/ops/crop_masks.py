@@ -14,7 +14,6 @@ from kvision.ops.region import check_boxes, standardize_output_size
 from kvision.ops.separable_pooling import bin_weights
 
 _NAME = "crop_masks"
-_HAS_KERNELS = False  # they follow
 _MAX_PIXELS = 2**31 - 1
 
 
@@ -86,7 +85,7 @@ class CropMasksOperation(keras.Operation):
         masks, rows = ops.cast(masks, "int32"), ops.cast(rows, "int32")
         boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
         sizes = dict(zip(("output_height", "output_width"), self.output_size, strict=True))
-        if _HAS_KERNELS and native.use_native():
+        if native.use_native():
             if self.image_size is None:
                 return native.call("crop_masks", masks, boxes, rows, **sizes)
             height, width = self.image_size

@@ -15,7 +15,6 @@ from kvision.ops.region import check_boxes
 FORMS = ("label_map", "runs", "dense")
 RULES = ("detectron2", "torchvision")
 _NAME = "paste_masks"
-_HAS_KERNELS = False  # they follow
 _MAX_PIXELS = 2**31 - 1
 
 
@@ -135,7 +134,7 @@ class PasteMasksOperation(keras.Operation):
         masks = ops.stop_gradient(ops.cast(masks, "float32"))
         boxes = ops.stop_gradient(ops.cast(boxes, "float32"))
         height, width = self.image_size
-        if self.form != "dense" and _HAS_KERNELS and native.use_native():
+        if self.form != "dense" and native.use_native():
             attributes = {"height": height, "width": width, "threshold": self.threshold}
             attributes["rule"] = self.rule
             if self.form == "label_map":

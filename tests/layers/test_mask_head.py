@@ -69,7 +69,7 @@ def test_no_other_class_gets_a_gradient():
         with keras.StatelessScope(state_mapping=[(predictor, kernel)]):
             return layer(regions(), classes)
 
-    _, (gradient,) = vjp(masks, [predictor.value], np.ones((2, 3, 8, 10), "float32"))
+    _, gradient = vjp(masks, predictor.value, np.ones((2, 3, 8, 10), "float32"))
     assert (np.abs(gradient[0, 0]).max(axis=0) > 0).tolist() == [True, False, True]
 
 

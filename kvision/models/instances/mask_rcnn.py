@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kvision.layers import MaskHead
+from kvision.metrics import COCOMaskMetrics
 from kvision.models.detection import FasterRCNN
 from kvision.models.detection.faster_rcnn_arguments import (
     ARGUMENTS,
@@ -91,6 +92,9 @@ class MaskRCNN(FasterRCNN):
         )
         channels = self.fpn_filters or self.last_stage.output.shape[-1]
         self.mask_head.build((None, None, None, None, channels))
+
+    def default_evaluator(self):
+        return COCOMaskMetrics()
 
     def call(self, images, training=None):
         raw = super().call(images, training=training)
