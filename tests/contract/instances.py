@@ -46,6 +46,9 @@ DETECTORS = {
         mask_head_filters=8,
         mask_head_convs=1,
     ),
+    "kvision.models.instances.DeepWatershed": functools.partial(
+        create_small, "deep_watershed", num_classes=3, class_names=["a", "b", "c"]
+    ),
 }
 
 
@@ -79,6 +82,7 @@ INSTANCES = {
     "kvision.data.RandomScaledCrop": lambda: kvision.data.RandomScaledCrop(
         30, 40, scale=(0.75, 1.5), fill_value=114.0, seed=3
     ),
+    "kvision.layers.BilinearKernel": kvision.layers.BilinearKernel,
     "kvision.layers.BoxHead": lambda: kvision.layers.BoxHead(3, units=16),
     "kvision.layers.FPN": lambda: kvision.layers.FPN(SPECS, filters=8, num_extra_levels=2),
     "kvision.layers.FrozenBatchNormalization": lambda: kvision.layers.FrozenBatchNormalization(

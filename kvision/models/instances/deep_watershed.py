@@ -9,6 +9,7 @@ from kvision.backbones.pixels import normalize_pixels as normalized
 from kvision.layers import BatchNormalization, BilinearKernel
 from kvision.losses import direction_loss, watershed_energy_loss
 from kvision.losses.watershed_losses import unit_vectors
+from kvision.metrics import ObjectMetrics
 from kvision.models.detection.detector import Detector
 from kvision.ops import DWT_EDGES, watershed_instances, watershed_targets
 
@@ -154,7 +155,7 @@ class DeepWatershed(Detector):
         super().__init__(num_classes=num_classes, **kwargs)
         self.gate = gate
         self.level_edges = tuple(float(edge) for edge in level_edges)
-        self.level_weights = level_weights
+        self.level_weights = _as_tuple(level_weights)
         self.energy_loss = energy_loss
         self.include_ridge = include_ridge
         self.direction_weight = direction_weight
@@ -172,11 +173,11 @@ class DeepWatershed(Detector):
         self.energy_filters = energy_filters
         self.normalization = normalization
         self.dropout = dropout
-        self.semantic_codes = None if semantic_codes is None else tuple(semantic_codes)
+        self.semantic_codes = _as_tuple(semantic_codes)
         self.normalize_pixels = normalize_pixels
-        self.cut = cut
-        self.min_area = min_area
-        self.grow = grow
+        self.cut = _as_tuple(cut)
+        self.min_area = _as_tuple(min_area)
+        self.grow = _as_tuple(grow)
         self.fill_holes = fill_holes
         self.grow_within_gate = grow_within_gate
         self.max_instances = max_instances
@@ -426,7 +427,7 @@ class DeepWatershed(Detector):
 
     def _of_each_class(self, value):
         """A number for each class, by which `watershed_instances` knows how many there are."""
-        return value if isinstance(value, tuple | list) else (value,) * self.num_classes
+        return value if isinstance(value, tuple) else (value,) * self.num_classes
 
     def _classify(self, ids, semantic, raw):
         """The class that most pixels of each instance have, and its mean probability there."""
@@ -493,6 +494,14 @@ class DeepWatershed(Detector):
                 "several classes, `semantic` or `labels`, as `kvision.data.to_fit(batch, "
                 f"'instances')` makes it of a batch dictionary. Received: {received}."
             )
+
+    def default_evaluator(self):
+        """Returns F1 and AP of the objects, whatever their classes.
+
+        Returns:
+            A `kvision.metrics.ObjectMetrics`.
+        """
+        return ObjectMetrics()
 
     def load_encoder(self, vgg):
         """Copies the convolutions of a VGG, such as one with ImageNet's weights.
@@ -569,6 +578,10 @@ class DeepWatershed(Detector):
         check("semantic_codes", codes is None or len(codes) == self.num_classes, "one a class")
         weights, number = self.level_weights, len(edges)
         check("level_weights", weights is None or len(weights) == number, f"{number} numbers")
+        for name in ("cut", "min_area", "grow"):
+            value = getattr(self, name)
+            right = not isinstance(value, tuple) or len(value) == self.num_classes
+            check(name, right, "a number, or one for each class")
         check("max_instances", self.max_instances >= 1, "positive")
         if self.grow_within_gate and self.gate is None:
             self._refuse_argument("grow_within_gate", "False without a gate", True)
@@ -611,6 +624,11 @@ class DeepWatershed(Detector):
             "max_instances",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _as_tuple(value):
+    """Numbers as a tuple, one number or `None` as it is."""
+    return tuple(value) if isinstance(value, tuple | list) else value
 
 
 def _on_whole_cells(network, maps, stride, training):
