@@ -9,6 +9,7 @@ from kvision.ops.batched_nms import batched_nms
 from kvision.ops.border_weight_map import border_weight_map
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
 from kvision.ops.depthwise_atrous_pyramid_pooling import depthwise_atrous_pyramid_pooling
+from kvision.ops.distance_transform import distance_transform
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
 from kvision.ops.max_pool_with_argmax import max_pool_with_argmax
@@ -19,8 +20,10 @@ from kvision.ops.nms import nms
 from kvision.ops.roi_align import roi_align
 from kvision.ops.roi_pool import roi_pool
 from kvision.ops.soft_nms import soft_nms
+from kvision.ops.watershed_targets import DWT_EDGES, watershed_targets
 
 __all__ = [
+    "DWT_EDGES",
     "IGNORED",
     "IOU_KINDS",
     "NEGATIVE",
@@ -29,6 +32,7 @@ __all__ = [
     "batched_nms",
     "border_weight_map",
     "depthwise_atrous_pyramid_pooling",
+    "distance_transform",
     "elementwise_iou",
     "implementation_of",
     "match",
@@ -43,6 +47,7 @@ __all__ = [
     "roi_align",
     "roi_pool",
     "soft_nms",
+    "watershed_targets",
 ]
 
 # The functions that have native kernels.
@@ -51,6 +56,7 @@ NATIVE = (
     "batched_nms",
     "border_weight_map",
     "depthwise_atrous_pyramid_pooling",
+    "distance_transform",
     "elementwise_iou",
     "match_boxes",
     "matrix_nms",
@@ -62,4 +68,5 @@ NATIVE = (
     "roi_align",
     "roi_pool",
     "soft_nms",
+    "watershed_targets",
 )
