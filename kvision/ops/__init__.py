@@ -11,6 +11,7 @@ from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
 from kvision.ops.connected_components import connected_components
 from kvision.ops.crop_masks import crop_masks
 from kvision.ops.depthwise_atrous_pyramid_pooling import depthwise_atrous_pyramid_pooling
+from kvision.ops.distance_transform import distance_transform
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
 from kvision.ops.max_pool_with_argmax import max_pool_with_argmax
@@ -23,8 +24,10 @@ from kvision.ops.roi_align import roi_align
 from kvision.ops.roi_pool import roi_pool
 from kvision.ops.soft_nms import soft_nms
 from kvision.ops.watershed_instances import watershed_instances
+from kvision.ops.watershed_targets import DWT_EDGES, watershed_targets
 
 __all__ = [
+    "DWT_EDGES",
     "IGNORED",
     "IOU_KINDS",
     "NEGATIVE",
@@ -35,6 +38,7 @@ __all__ = [
     "crop_masks",
     "connected_components",
     "depthwise_atrous_pyramid_pooling",
+    "distance_transform",
     "elementwise_iou",
     "implementation_of",
     "match",
@@ -51,6 +55,7 @@ __all__ = [
     "roi_pool",
     "soft_nms",
     "watershed_instances",
+    "watershed_targets",
 ]
 
 # The functions that have native kernels.
@@ -61,6 +66,7 @@ NATIVE = (
     "connected_components",
     "crop_masks",
     "depthwise_atrous_pyramid_pooling",
+    "distance_transform",
     "elementwise_iou",
     "match_boxes",
     "matrix_nms",
@@ -74,4 +80,5 @@ NATIVE = (
     "roi_pool",
     "soft_nms",
     "watershed_instances",
+    "watershed_targets",
 )
