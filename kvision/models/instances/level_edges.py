@@ -41,17 +41,19 @@ def choose_level_edges(
         _distances(maps, image_border_is_outside, min_area)
         for maps in ([instance_ids] if hasattr(instance_ids, "shape") else instance_ids)
     ]
-    deeper = np.sort(np.concatenate([np.zeros(0, "float32"), *distances]))
+    deeper, counts = np.unique(np.concatenate([np.zeros(0), *distances]), return_counts=True)
     if not deeper.size:
         raise ValueError("choose_level_edges: there is no object in `instance_ids`.")
     edges = [0.0]
     while len(edges) < num_levels:
-        share = np.quantile(deeper, 1 / (num_levels - len(edges) + 1), method="higher")
-        edge = round(max(float(share), edges[-1] + 1.0), decimals)
-        deeper = deeper[np.searchsorted(deeper, edge, side="right") :]
-        if not deeper.size:
+        share = np.cumsum(counts) / counts.sum()
+        nearest = deeper[np.argmin(np.abs(share - 1 / (num_levels - len(edges) + 1)))]
+        edge = round(max(float(nearest), edges[-1] + 1.0), decimals)
+        left = deeper > edge
+        if not left.any():
             break
-        edges.append(edge)
+        deeper, counts = deeper[left], counts[left]
+        edges.append(float(edge))
     return tuple(edges)
 
 
