@@ -248,18 +248,26 @@ def _in_small_component(mask, connectivity, area):
 
 
 def _grown(labels, grow):
-    """The greatest label within `grow` rows and columns."""
+    """The greatest label within `grow` rows and columns, by three windows beside one another."""
     for axis in (1, 2):
-        size = ops.shape(labels)[axis]
-        index = ops.arange(size, dtype="int32")
-        reach = ops.minimum(grow, size)
+        last = ops.shape(labels)[axis] - 1
+        index = ops.arange(last + 1, dtype="int32")
+        most = ops.minimum(grow, last)
 
-        def look(offset, greatest, labels=labels, axis=axis, index=index, size=size):
-            seen = ops.take(labels, ops.clip(index + offset, 0, size - 1), axis=axis)
-            return offset + 1, ops.maximum(greatest, ops.reshape(seen, ops.shape(labels)))
+        def widen(reached, greatest, axis=axis, index=index, last=last, most=most):
+            step = ops.minimum(2 * reached + 1, most - reached)
+            sides = [
+                # Off the edge stands the edge, which is no farther.
+                ops.take(greatest, ops.clip(side, 0, last), axis=axis)
+                for side in (index - step, index + step)
+            ]
+            widest = ops.maximum(greatest, ops.maximum(*sides))
+            return reached + step, ops.reshape(widest, ops.shape(greatest))
 
         _, labels = ops.while_loop(
-            lambda offset, _, reach=reach: offset <= reach, look, (-reach, labels)
+            lambda reached, _, most=most: reached < most,
+            widen,
+            (ops.convert_to_tensor(0, "int32"), labels),
         )
     return labels
 
