@@ -137,8 +137,9 @@ def numbered(first, foreground):
         first: As `first_pixels` returns it.
         foreground: Bool tensor of that shape; elsewhere the number is 0.
     """
+    batch, height, width = ops.shape(first)
     begins = ops.cast((first == places(first)) & foreground, "int32")
-    number = ops.cumsum(ops.reshape(begins, (ops.shape(first)[0], -1)), axis=1)
+    number = ops.cumsum(ops.reshape(begins, (batch, height * width)), axis=1)
     return ops.where(foreground, at(number, first), 0)
 
 
@@ -172,7 +173,8 @@ def sum_of_groups(values, place):
 
 
 def _of_groups(reduce, values, place):
-    flat = ops.reshape(values, (-1,))
-    return ops.reshape(
-        reduce(flat, _in_batch(place), num_segments=ops.size(values)), ops.shape(place)
-    )
+    batch, height, width = ops.shape(place)
+    # PyTorch wants one group at least.
+    number = batch * height * width + 1
+    groups = reduce(ops.reshape(values, (-1,)), _in_batch(place), num_segments=number)
+    return ops.reshape(groups[:-1], ops.shape(place))
