@@ -41,6 +41,7 @@ def instances(height=1024, width=2048, number=60, seed=0):
 
 
 def noise(height=1024, width=2048, seed=0):
+    """Every other pixel, by chance."""
     return np.random.default_rng(seed).random((height, width)) < 0.5
 
 

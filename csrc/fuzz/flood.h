@@ -41,8 +41,7 @@ std::vector<int32_t> Flood(int64_t height, int64_t width, int64_t connectivity, 
 
 // Fills images with numbers below `number`, in patches of one size; one of them is more frequent.
 template <typename T>
-void DrawPatches(Input& input, int64_t height, int64_t width, int64_t number,
-                 const Buffer<T>& images) {
+void DrawPatches(Input& input, int64_t width, int64_t number, const Buffer<T>& images) {
   const int64_t high = input.OneOf({1, 1, 2, 5}), wide = input.OneOf({1, 1, 2, 7, 64});
   const double frequent = input.OneOf({0.0, 0.3, 0.9, 0.99});
   const int64_t which = input.Between(0, number - 1);

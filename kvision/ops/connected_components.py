@@ -88,6 +88,10 @@ def _reference(mask, connectivity):
     return numbered(first_pixels(mask, connectivity), mask)
 
 
+# Behind all pixels.
+_NOWHERE = 2**31 - 1
+
+
 def first_pixels(mask, connectivity):
     """Where the component of each pixel begins.
 
@@ -101,47 +105,29 @@ def first_pixels(mask, connectivity):
         connectivity: 4 or 8.
 
     Returns:
-        Int32 tensor of the mask's shape, places in the flattened batch; of pixels outside the mask,
+        Int32 tensor of the mask's shape, places in the flattened image; of pixels outside the mask,
         their own.
     """
-    shape = ops.shape(mask)
-    size = shape[0] * shape[1] * shape[2]
-    own = ops.reshape(ops.arange(size, dtype="int32"), shape)
 
     def learn(_, pointers):
         known = ops.where(mask, pointers, _NOWHERE)
         best = ops.where(mask, _least_around(known, connectivity), pointers)
-        target = ops.reshape(pointers, (-1,))
-        told = least_of(ops.reshape(best, (-1,)), target, size)
-        better = ops.minimum(ops.reshape(best, (-1,)), told)
+        better = ops.minimum(best, least_of_groups(best, pointers))
         for _ in range(2):
-            better = ops.take(better, better)
-        better = ops.reshape(better, shape)
+            better = at(better, better)
         return ops.any(better != pointers), better
 
-    return ops.while_loop(lambda changed, _: changed, learn, (ops.any(mask), own))[1]
-
-
-# Behind all pixels.
-_NOWHERE = 2**31 - 1
+    return ops.while_loop(lambda changed, _: changed, learn, (ops.any(mask), places(mask)))[1]
 
 
 def _least_around(values, connectivity):
     """The least of each pixel's and its neighbours'."""
     rows = ops.pad(values, [(0, 0), (1, 1), (0, 0)], constant_values=_NOWHERE)
-    columns = ops.pad(values, [(0, 0), (0, 0), (1, 1)], constant_values=_NOWHERE)
     in_column = ops.minimum(ops.minimum(rows[:, :-2], rows[:, 2:]), values)
-    if connectivity == 8:
-        columns = ops.pad(in_column, [(0, 0), (0, 0), (1, 1)], constant_values=_NOWHERE)
+    seen = in_column if connectivity == 8 else values
+    columns = ops.pad(seen, [(0, 0), (0, 0), (1, 1)], constant_values=_NOWHERE)
     in_row = ops.minimum(columns[:, :, :-2], columns[:, :, 2:])
     return ops.minimum(in_row, in_column)
-
-
-def least_of(values, groups, number):
-    """The least value of each group, none of them negative; `_NOWHERE` for groups of none."""
-    # Groups of none have the lowest integer, or 0.
-    greatest = ops.segment_max(_NOWHERE - values, groups, num_segments=number)
-    return _NOWHERE - ops.maximum(greatest, 0)
 
 
 def numbered(first, foreground):
@@ -151,9 +137,44 @@ def numbered(first, foreground):
         first: As `first_pixels` returns it.
         foreground: Bool tensor of that shape; elsewhere the number is 0.
     """
-    shape = ops.shape(first)
-    flat = ops.reshape(first, (shape[0], -1))
-    own = ops.reshape(ops.arange(shape[0] * shape[1] * shape[2], dtype="int32"), ops.shape(flat))
-    begins = (flat == own) & ops.reshape(foreground, ops.shape(flat))
-    number = ops.reshape(ops.cumsum(ops.cast(begins, "int32"), axis=1), (-1,))
-    return ops.where(foreground, ops.reshape(ops.take(number, ops.reshape(first, (-1,))), shape), 0)
+    batch, height, width = ops.shape(first)
+    begins = ops.cast((first == places(first)) & foreground, "int32")
+    number = ops.cumsum(ops.reshape(begins, (batch, height * width)), axis=1)
+    return ops.where(foreground, at(number, first), 0)
+
+
+def places(images):
+    """For every pixel its place in the flattened image."""
+    _, height, width = ops.shape(images)
+    own = ops.reshape(ops.arange(height * width, dtype="int32"), (1, height, width))
+    return ops.zeros_like(images, dtype="int32") + own
+
+
+def _in_batch(place):
+    batch, height, width = ops.shape(place)
+    start = ops.arange(batch, dtype="int32") * (height * width)
+    return ops.reshape(place + ops.reshape(start, (-1, 1, 1)), (-1,))
+
+
+def at(values, place):
+    """What each image has where its pixels point to."""
+    return ops.reshape(ops.take(ops.reshape(values, (-1,)), _in_batch(place)), ops.shape(place))
+
+
+def least_of_groups(values, place):
+    """At every place, the least value of the pixels that point to it; `2**31 - 1` if none does."""
+    # Where none does, the greatest is the lowest of all numbers, which has no opposite.
+    return -ops.maximum(_of_groups(ops.segment_max, -values, place), -_NOWHERE)
+
+
+def sum_of_groups(values, place):
+    """At every place, the sum of the values of the pixels that point to it."""
+    return _of_groups(ops.segment_sum, values, place)
+
+
+def _of_groups(reduce, values, place):
+    batch, height, width = ops.shape(place)
+    # PyTorch wants one group at least.
+    number = batch * height * width + 1
+    groups = reduce(ops.reshape(values, (-1,)), _in_batch(place), num_segments=number)
+    return ops.reshape(groups[:-1], ops.shape(place))

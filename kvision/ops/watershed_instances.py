@@ -12,11 +12,14 @@ from keras import ops
 from kvision.ops import native
 from kvision.ops.arguments import check_number, is_int
 from kvision.ops.connected_components import (
+    at,
     check_connectivity,
     check_images,
     first_pixels,
-    least_of,
+    least_of_groups,
     numbered,
+    places,
+    sum_of_groups,
 )
 from kvision.ops.operation import call_operation
 
@@ -241,34 +244,39 @@ def _reference(energy, semantic, grow_within, *, cut, min_area, grow, connectivi
 
 def _in_small_component(mask, connectivity, area):
     """Which pixels of the mask belong to components of fewer than `area`."""
-    first = ops.reshape(first_pixels(mask, connectivity), (-1,))
-    pixels = ops.reshape(ops.cast(mask, "int32"), (-1,))
-    areas = ops.segment_sum(pixels, first, num_segments=ops.size(mask))
-    return mask & (ops.reshape(ops.take(areas, first), ops.shape(mask)) < area)
+    first = first_pixels(mask, connectivity)
+    return mask & (at(sum_of_groups(ops.cast(mask, "int32"), first), first) < area)
 
 
 def _grown(labels, grow):
-    """The greatest label within `grow` rows and columns."""
+    """The greatest label within `grow` rows and columns, by three windows beside one another."""
     for axis in (1, 2):
-        size = ops.shape(labels)[axis]
-        index = ops.arange(size, dtype="int32")
-        reach = ops.minimum(grow, size)
+        last = ops.shape(labels)[axis] - 1
+        index = ops.arange(last + 1, dtype="int32")
+        most = ops.minimum(grow, last)
 
-        def look(offset, greatest, labels=labels, axis=axis, index=index, size=size):
-            seen = ops.take(labels, ops.clip(index + offset, 0, size - 1), axis=axis)
-            return offset + 1, ops.maximum(greatest, ops.reshape(seen, ops.shape(labels)))
+        def widen(reached, greatest, axis=axis, index=index, last=last, most=most):
+            step = ops.minimum(2 * reached + 1, most - reached)
+            sides = [
+                # Off the edge stands the edge, which is no farther.
+                ops.take(greatest, ops.clip(side, 0, last), axis=axis)
+                for side in (index - step, index + step)
+            ]
+            widest = ops.maximum(greatest, ops.maximum(*sides))
+            return reached + step, ops.reshape(widest, ops.shape(greatest))
 
         _, labels = ops.while_loop(
-            lambda offset, _, reach=reach: offset <= reach, look, (-reach, labels)
+            lambda reached, _, most=most: reached < most,
+            widen,
+            (ops.convert_to_tensor(0, "int32"), labels),
         )
     return labels
 
 
 def _renumbered(instances):
     """Ids of each image in raster order of their first pixels."""
-    batch, height, width = ops.shape(instances)
-    image = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1))
-    groups = ops.reshape(image * (height * width + 1) + instances, (-1,))
-    own = ops.arange(batch * height * width, dtype="int32")
-    first = ops.take(least_of(own, groups, batch * (height * width + 1)), groups)
-    return numbered(ops.reshape(first, ops.shape(instances)), instances > 0)
+    is_instance = instances > 0
+    # There are no more ids than pixels.
+    group = ops.where(is_instance, instances - 1, 0)
+    first = least_of_groups(ops.where(is_instance, places(instances), 2**31 - 1), group)
+    return numbered(ops.where(is_instance, at(first, group), 0), is_instance)

@@ -20,7 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::Require(CheckConnectedComponents(parameters).empty(), "the checks let these through");
   const int64_t pixels = parameters.height * parameters.width;
   fuzz::Buffer<bool> mask(input, parameters.batch * pixels);
-  fuzz::DrawPatches(input, parameters.height, parameters.width, 2, mask);
+  fuzz::DrawPatches(input, parameters.width, 2, mask);
 
   fuzz::Buffer<int32_t> labels(input, mask.size()), threaded(input, mask.size());
   ConnectedComponentsCpu(parameters, mask.data(), labels.data(), ThreadsFor(1));

@@ -19,18 +19,20 @@ struct Loops {
   decltype(&baseline::CutRow) cut;
   decltype(&baseline::GreatestOfLines) greatest_of_lines;
   decltype(&baseline::PaintRow) paint;
+  decltype(&baseline::NextOther) next_other;
 };
 
 Loops LoopsForThisProcessor() {
   switch (CurrentIsa()) {
 #ifdef __x86_64__
     case Isa::kAvx512:
-      return {&avx512::CutRow, &avx512::GreatestOfLines, &avx512::PaintRow};
+      return {&avx512::CutRow, &avx512::GreatestOfLines, &avx512::PaintRow, &avx512::NextOther};
     case Isa::kAvx2:
-      return {&avx2::CutRow, &avx2::GreatestOfLines, &avx2::PaintRow};
+      return {&avx2::CutRow, &avx2::GreatestOfLines, &avx2::PaintRow, &avx2::NextOther};
 #endif
     default:
-      return {&baseline::CutRow, &baseline::GreatestOfLines, &baseline::PaintRow};
+      return {&baseline::CutRow, &baseline::GreatestOfLines, &baseline::PaintRow,
+              &baseline::NextOther};
   }
 }
 
@@ -103,29 +105,33 @@ void Paint(const Loops& loops, const Components& components,
     GrowInColumns(loops, parameters.batch, height, width, grow, labels, parallel_for);
   }
   const int64_t reach = std::min(grow, width - 1);
-  ForEach(rows, 2 * width, parallel_for, [&](int64_t y) {
+  parallel_for(rows, 2 * width + 1, [&](int64_t begin, int64_t end) {
     std::vector<int32_t> own(width), grown(reach + width);
-    if (grow == 0 || grow_within != nullptr) components.WriteRow(y, own.data());
-    if (grow > 0) {
-      std::copy_n(labels + y * width, width, grown.data() + reach);
-      loops.greatest_of_lines(grown.data(), reach + width, 1, 2 * reach + 1);
+    for (int64_t y = begin; y < end; ++y) {
+      if (grow == 0 || grow_within != nullptr) components.WriteRow(y, own.data());
+      if (grow > 0) {
+        std::fill_n(grown.data(), reach, 0);
+        std::copy_n(labels + y * width, width, grown.data() + reach);
+        loops.greatest_of_lines(grown.data(), reach + width, 1, 2 * reach + 1);
+      }
+      loops.paint(grow > 0 ? grown.data() : own.data(), own.data(),
+                  grow_within == nullptr ? nullptr : grow_within + y * width, width,
+                  ids_before[y / height], instances + y * width);
     }
-    loops.paint(grow > 0 ? grown.data() : own.data(), own.data(),
-                grow_within == nullptr ? nullptr : grow_within + y * width, width,
-                ids_before[y / height], instances + y * width);
   });
 }
 
-// Gives ids anew, in raster order of their first pixels.
-void Renumber(int32_t* instances, int64_t size, int32_t number) {
+// New ids in raster order of their first pixels, by old id; 0 for those that have no pixel left.
+std::vector<int32_t> InRasterOrder(const Loops& loops, const int32_t* instances, int64_t size,
+                                   int32_t number) {
   std::vector<int32_t> renamed(number + 1);
   int32_t count = 0;
-  for (int64_t i = 0; i < size; ++i) {
+  for (int64_t i = loops.next_other(instances, 0, size, 0); i < size;) {
     const int32_t id = instances[i];
-    if (id == 0) continue;
-    if (renamed[id] == 0) renamed[id] = ++count;
-    instances[i] = renamed[id];
+    if (id > 0 && renamed[id] == 0) renamed[id] = ++count;
+    i = loops.next_other(instances, i + 1, size, id);
   }
+  return renamed;
 }
 
 }  // namespace
@@ -163,8 +169,16 @@ void WatershedInstancesCpu(const WatershedInstancesParameters& parameters, const
           instances, parallel_for);
     for (int64_t image = 0; image < batch; ++image) num_ids[image] += components.Count(image);
   }
-  ForEach(batch, 4 * height * width, parallel_for, [&](int64_t image) {
-    Renumber(instances + image * height * width, height * width, num_ids[image]);
+
+  std::vector<std::vector<int32_t>> renamed(batch);
+  ForEach(batch, height * width, parallel_for, [&](int64_t image) {
+    renamed[image] =
+        InRasterOrder(loops, instances + image * height * width, height * width, num_ids[image]);
+  });
+  ForEach(rows, width, parallel_for, [&](int64_t y) {
+    const std::vector<int32_t>& names = renamed[y / height];
+    int32_t* const row = instances + y * width;
+    for (int64_t x = 0; x < width; ++x) row[x] = names[row[x]];
   });
 }
 

@@ -21,13 +21,10 @@ __global__ void AreasKernel(const bool* __restrict__ mask, bool outside, PixelGr
                             const int32_t* __restrict__ sets, int32_t* areas) {
   const int64_t at = ThreadInGrid();
   const bool inside = at < grid.Total() && mask[at] != outside;
-  const unsigned with = __ballot_sync(kAllLanes, inside);
-  if (!inside) return;
-  const int64_t set = at / grid.Size() * grid.Size() + sets[at];
-  const unsigned same = __match_any_sync(with, static_cast<unsigned long long>(set));
-  if (__ffs(static_cast<int>(same)) - 1 == static_cast<int>(threadIdx.x % kWarp)) {
-    atomicAdd(areas + set, __popc(same));
-  }
+  const int64_t set = inside ? at / grid.Size() * grid.Size() + sets[at] : -1;
+  const unsigned same = __match_any_sync(kAllLanes, static_cast<long long>(set));
+  const bool is_first = __ffs(static_cast<int>(same)) - 1 == static_cast<int>(threadIdx.x % kWarp);
+  if (inside && is_first) atomicAdd(areas + set, __popc(same));
 }
 
 // Turns the pixels over that are not `outside` and whose set has less than `area`; in images of

@@ -101,9 +101,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   fuzz::Buffer<int32_t> energy(input, parameters.batch * pixels);
   fuzz::Buffer<int32_t> semantic(input, energy.size());
   fuzz::Buffer<bool> grow_within(input, energy.size());
-  fuzz::DrawPatches(input, parameters.height, parameters.width, 4, energy);
-  fuzz::DrawPatches(input, parameters.height, parameters.width, 4, semantic);
-  fuzz::DrawPatches(input, parameters.height, parameters.width, 2, grow_within);
+  fuzz::DrawPatches(input, parameters.width, 4, energy);
+  fuzz::DrawPatches(input, parameters.width, 4, semantic);
+  fuzz::DrawPatches(input, parameters.width, 2, grow_within);
   const bool has_classes = input.OneIn(2), is_bounded = input.OneIn(2);
   const int32_t* const its_classes = has_classes ? semantic.data() : nullptr;
   const bool* const within = is_bounded ? grow_within.data() : nullptr;
