@@ -8,6 +8,7 @@ file again for each side.
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -48,7 +49,10 @@ def main(doc, sides, variants, rounds=11):
 
 
 def _serve(step, notes):
-    """Warms up, announces the notes, then takes one step for every line on standard input."""
+    """Warms up, announces the notes, takes one step for every line on standard input.
+
+    What is printed last is the most memory that the process ever had, in GiB.
+    """
     first_loss = step()
     step()
     print(json.dumps({**notes, "first_loss": round(first_loss, 4)}), flush=True)
@@ -56,6 +60,7 @@ def _serve(step, notes):
         start = time.perf_counter()
         step()
         print(time.perf_counter() - start, flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, flush=True)
 
 
 class _Side:
@@ -78,9 +83,11 @@ class _Side:
         return self._read()
 
     def close(self):
-        """Ends the process."""
+        """Ends the process; returns its peak of memory in GiB."""
         self.process.stdin.close()
+        peak = self._read()
         self.process.wait()
+        return peak
 
     def _read(self):
         line = self.process.stdout.readline()
@@ -90,22 +97,27 @@ class _Side:
 
 
 def _compare(pythons, variant, rounds):
-    """Steps all sides in turn and prints the medians and their ratios."""
+    """Steps all sides in turn and prints medians, peaks of memory, and their ratios."""
     sides = {name: _Side(python, name, variant) for name, python in pythons.items()}
     steps = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
             steps[name].append(side.step())
     print(f"{variant}, {rounds} rounds")
-    medians = {}
+    medians, peaks = {}, {}
     for name, side in sides.items():
-        side.close()
+        peaks[name] = side.close()
         seconds = sorted(steps[name])
         medians[name] = statistics.median(seconds)
         print(
             f"  {name:12} median {medians[name]:.3f} s "
-            f"(fastest {seconds[0]:.3f}, slowest {seconds[-1]:.3f}), {json.dumps(side.notes)}"
+            f"(fastest {seconds[0]:.3f}, slowest {seconds[-1]:.3f}), "
+            f"peak {peaks[name]:.2f} GiB, {json.dumps(side.notes)}"
         )
     first, *peers = medians
     for peer in peers:
-        print(f"  ratio to {peer} {medians[first] / medians[peer]:.3f}", flush=True)
+        print(
+            f"  ratio to {peer} {medians[first] / medians[peer]:.3f}, "
+            f"of memory {peaks[first] / peaks[peer]:.3f}",
+            flush=True,
+        )

@@ -10,6 +10,7 @@ from kvision import (
     metrics,
     models,
     ops,
+    training,
     visualization,
     weights,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "ops",
     "receptive_field",
     "show_versions",
+    "training",
     "visualization",
     "weights",
 ]

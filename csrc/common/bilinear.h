@@ -7,6 +7,18 @@
 
 namespace kvision {
 
+// No contraction to fused multiply-adds on the device: the order and rounding of these steps decide
+// counts and borders. Host code is built without it.
+#ifdef __CUDA_ARCH__
+KVISION_HOST_DEVICE inline float Multiply(float a, float b) { return __fmul_rn(a, b); }
+KVISION_HOST_DEVICE inline double Multiply(double a, double b) { return __dmul_rn(a, b); }
+#else
+template <typename F>
+KVISION_HOST_DEVICE inline F Multiply(F a, F b) {
+  return a * b;
+}
+#endif
+
 template <typename F>
 struct BilinearTaps {
   int64_t low, high;

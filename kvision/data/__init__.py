@@ -10,16 +10,40 @@ from kvision.data.camvid import (
     CAMVID_COLORS,
     read_camvid,
 )
-from kvision.data.cityscapes import CITYSCAPES_CLASS_NAMES, CITYSCAPES_COLORS, read_cityscapes
+from kvision.data.cityscapes import (
+    CITYSCAPES_CLASS_NAMES,
+    CITYSCAPES_COLORS,
+    CITYSCAPES_INSTANCE_CLASS_NAMES,
+    read_cityscapes,
+    read_cityscapes_instances,
+)
 from kvision.data.coco import read_coco
+from kvision.data.copy_paste import RandomCopyPaste
 from kvision.data.detection_dataset import DetectionDataset
 from kvision.data.digit_scenes import (
     DIGIT_CLASS_NAMES,
     DIGIT_SEMANTIC_CLASS_NAMES,
     digit_scenes,
 )
+from kvision.data.instance_dataset import InstanceDataset, paint_instances
+from kvision.data.instance_maps import (
+    read_instance_map,
+    read_instance_maps,
+    read_mask_folders,
+    write_instance_map,
+)
 from kvision.data.label_code import IGNORE_LABEL, LabelCode
 from kvision.data.problems import Problem, ProblemReport
+from kvision.data.run_lengths import (
+    ids_to_runs,
+    mask_to_polygons,
+    mask_to_runs,
+    polygons_to_runs,
+    rle_to_runs,
+    runs_to_ids,
+    runs_to_mask,
+    runs_to_rle,
+)
 from kvision.data.scaled_crop import RandomScaledCrop
 from kvision.data.segmentation_dataset import LabelledImage, SegmentationDataset, read_label_maps
 from kvision.data.voc import (
@@ -36,6 +60,7 @@ __all__ = [
     "CAMVID_COLOR_GROUPS",
     "CITYSCAPES_CLASS_NAMES",
     "CITYSCAPES_COLORS",
+    "CITYSCAPES_INSTANCE_CLASS_NAMES",
     "DIGIT_CLASS_NAMES",
     "DIGIT_SEMANTIC_CLASS_NAMES",
     "IGNORE_LABEL",
@@ -49,6 +74,7 @@ __all__ = [
     "LabelledImage",
     "Problem",
     "ProblemReport",
+    "RandomCopyPaste",
     "RandomScaledCrop",
     "SegmentationDataset",
     "as_batches",
@@ -61,5 +87,20 @@ __all__ = [
     "read_label_maps",
     "read_voc",
     "read_voc_segmentation",
+    "InstanceDataset",
+    "paint_instances",
+    "read_instance_map",
+    "read_instance_maps",
+    "read_mask_folders",
+    "write_instance_map",
+    "read_cityscapes_instances",
+    "ids_to_runs",
+    "mask_to_polygons",
+    "mask_to_runs",
+    "polygons_to_runs",
+    "rle_to_runs",
+    "runs_to_ids",
+    "runs_to_mask",
+    "runs_to_rle",
     "to_fit",
 ]

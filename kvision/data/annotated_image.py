@@ -18,12 +18,15 @@ class AnnotatedImage:
         bounding_boxes: dictionary of ``boxes`` float32 ``(n, 4)`` xyxy, ``labels`` int32 ``(n,)``
             and, where the format has them, ``is_crowd`` bool, ``area`` float32, ``difficult`` bool,
             each ``(n,)``.
+        masks: where the objects' masks are known, the path of their label map, or a list of n
+            masks, each a list of polygons or int32 runs; see `InstanceDataset`. Else None.
     """
 
     path: str
     image_id: int
     original_size: tuple
     bounding_boxes: dict
+    masks: object = None
 
 
 def check_size(found, stated):

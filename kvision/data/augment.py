@@ -3,7 +3,13 @@
 import keras
 import numpy as np
 
-from kvision.data.augment_geometry import GEOMETRIC_LAYERS, output_size, transform_boxes
+from kvision.data.augment_geometry import (
+    GEOMETRIC_LAYERS,
+    boxes_around_ids,
+    output_size,
+    transform_boxes,
+)
+from kvision.data.copy_paste import RandomCopyPaste, look_up
 from kvision.data.elastic import deform, draw_displacements
 
 _PIXEL_LAYERS = (
@@ -23,8 +29,10 @@ _PIXEL_LAYERS = (
     keras.layers.RandomSharpness,
     keras.layers.Solarization,
 )
-_MOVING_LAYERS = (*GEOMETRIC_LAYERS, keras.layers.RandomElasticTransform)
-_MASKS = ("segmentation_masks", "instance_masks", "pixel_weights")
+_MOVING_LAYERS = (*GEOMETRIC_LAYERS, keras.layers.RandomElasticTransform, RandomCopyPaste)
+# Layers after which the upright box around the moved box is larger than need be, or unknown.
+_TURNING_LAYERS = (keras.layers.RandomRotation, keras.layers.RandomElasticTransform)
+_MASKS = ("segmentation_masks", "instance_ids", "pixel_weights")
 _CARRIED = {"images", "bounding_boxes", *_MASKS}
 _UNTOUCHED = {"image_id", "original_size", "labels"}
 
@@ -38,19 +46,22 @@ def augment(layers, *, ignore_label=255, min_visibility=0.0):
     ``RandomErasing``, ``RandomGaussianBlur``, ``RandomGrayscale``, ``RandomHue``, ``RandomInvert``,
     ``RandomPosterization``, ``RandomSaturation``, ``RandomSharpness``, ``Solarization``. Layers
     that move pixels: ``CenterCrop``, ``RandomCrop`` (one place for the whole batch),
-    ``RandomElasticTransform`` (not with boxes, which cannot follow it), ``RandomFlip``,
+    ``RandomElasticTransform`` (with boxes only where there are ``instance_ids``), ``RandomFlip``,
     ``RandomRotation``, ``RandomTranslation``, ``RandomZoom``, and `RandomScaledCrop`, by which
-    segmenters are trained on windows of images of many scales. Any other layer is refused by name:
-    ``CutMix`` and ``MixUp`` would mix targets.
+    segmenters are trained on windows of images of many scales. `RandomCopyPaste` pastes objects.
+    Any other layer is refused by name: ``CutMix`` and ``MixUp`` would mix targets.
 
     Masks take the nearest pixel. ``pixel_weights`` do so as well, and are 0 where an image was
     filled. An elastic deformation is white noise blurred by a Gaussian, see
     `kvision.data.elastic`; U-Net's, of O. Ronneberger et al., 2015, is smoother: displacements of
     10 pixels' standard deviation on a grid of 3 x 3, with bicubic interpolation between them.
 
-    A moved box is the smallest upright box around the four moved corners, clipped to the image. A
-    box that has left the image becomes padding in its place (label -1, everything else 0), and
-    its pixels in ``instance_masks`` become 0: value i + 1 goes on meaning box i.
+    A moved box is the smallest upright box around the four moved corners, clipped to the image;
+    after ``RandomRotation`` and ``RandomElasticTransform`` it is the box around the object's pixels
+    in ``instance_ids``, where there are any. A box that has left the image, or whose object has no
+    pixels left, becomes padding in its place (label -1, everything else 0), and its pixels in
+    ``instance_ids`` become 0: value i + 1 goes on meaning box i. ``mask_runs`` have to become such
+    a label map first, by `paint_instances`.
 
     The function takes dictionaries of NumPy arrays (and gives such) as well as tensors, and works
     in ``Dataset.map`` under any Keras backend. Copies of the layers are used, in float32 under
@@ -66,15 +77,16 @@ def augment(layers, *, ignore_label=255, min_visibility=0.0):
 
     Returns:
         Function of a batch dictionary with ``images (B, H, W, 3)`` and, where known,
-        ``bounding_boxes``, ``segmentation_masks``, ``instance_masks`` and ``pixel_weights``, the
+        ``bounding_boxes``, ``segmentation_masks``, ``instance_ids`` and ``pixel_weights``, the
         latter three ``(B, H, W, 1)`` or ``(B, H, W)``.
 
     Raises:
         ValueError: a layer that cannot be carried through, or a bad argument; and when the
             function is called: a batch with a target that it does not know, a crop that is not
-            smaller than the images, boxes that would have to follow an elastic deformation, or,
-            with boxes or instance masks, a ``fill_mode`` other than ``"constant"``, which would
-            paint objects that no box marks.
+            smaller than the images, boxes that would have to follow an elastic deformation without
+            instance ids, objects that would have to be pasted without them, or, with boxes or
+            instance ids, a ``fill_mode`` other than ``"constant"``, which would paint objects that
+            no box marks.
     """
     for layer in layers:
         if not isinstance(layer, _PIXEL_LAYERS + _MOVING_LAYERS):
@@ -123,14 +135,25 @@ class _Augmentation:
         masks = _stack_masks(batch, backend)
         boxes = dict(batch.get("bounding_boxes", {}))
         real = boxes["labels"] >= 0 if boxes else None
+        ids = _InstanceIds(batch, backend) if boxes and "instance_ids" in batch else None
+        drawn = ids.boxes(masks)[1] if ids else None
         size = images.shape[1:3]
         for layer, mask_layer in self.steps:
+            if isinstance(layer, RandomCopyPaste):
+                masks = ids.forget(masks, real)
+                sampled = layer.get_random_transformation({"bounding_boxes": boxes})
+                images, masks, after, boxes, real = layer.paste(
+                    images, masks, ids.of(masks), boxes, real, sampled
+                )
+                masks = ids.put(masks, after)
+                drawn = backend.numpy.logical_or(drawn, ids.boxes(masks)[1])
+                continue
             sampled = layer.get_random_transformation(images, training=True)
             if isinstance(layer, keras.layers.RandomElasticTransform):
                 if sampled is not None:
                     images, masks = _deform(layer, sampled, images, masks, backend)
-                continue
-            images = layer.transform_images(images, _copied(sampled, backend), training=True)
+            else:
+                images = layer.transform_images(images, _copied(sampled, backend), training=True)
             if isinstance(layer, GEOMETRIC_LAYERS):
                 if masks is not None:
                     masks = mask_layer.transform_segmentation_masks(
@@ -142,21 +165,28 @@ class _Augmentation:
                     boxes["boxes"] = _clip(moved, size, backend)
                     visible = _area(boxes["boxes"]) > self.min_visibility * _area(moved)
                     real = backend.numpy.logical_and(real, visible)
+            if ids and isinstance(layer, _TURNING_LAYERS):
+                around, visible = ids.boxes(masks)
+                boxes["boxes"] = backend.numpy.where(visible[..., None], around, boxes["boxes"])
+                if not isinstance(layer, GEOMETRIC_LAYERS):
+                    real = backend.numpy.logical_and(real, visible)
         result = dict(batch)
         result["images"] = _as_before(images, batch["images"], backend)
+        if ids:
+            vanished = backend.numpy.logical_and(drawn, ~ids.boxes(masks)[1])
+            real = backend.numpy.logical_and(real, ~vanished)
+            masks = ids.forget(masks, real)
         if boxes:
             result["bounding_boxes"] = _pad(boxes, batch["bounding_boxes"], real, backend)
-        return result | self._unstack_masks(masks, batch, real, backend)
+        return result | self._unstack_masks(masks, batch, backend)
 
-    def _unstack_masks(self, masks, batch, real, backend):
-        """Masks as they came in; what was filled, and what belongs to no box any more, marked."""
+    def _unstack_masks(self, masks, batch, backend):
+        """Masks as they came in, what was filled marked in the semantic ones."""
         result = {}
         for channel, key in enumerate(key for key in _MASKS if key in batch):
             values = masks[..., channel : channel + 1]
             if key == "segmentation_masks":
                 values = backend.numpy.where(values == 0, float(self.ignore_label), values - 1)
-            elif key == "instance_masks" and real is not None:
-                values = _forget(backend.cast(values, "int32"), real, backend)
             if len(batch[key].shape) == 3:
                 values = values[..., 0]
             dtype = keras.backend.standardize_dtype(batch[key].dtype)
@@ -168,7 +198,8 @@ class _Augmentation:
         moving = [layer for layer, _ in self.steps if isinstance(layer, _MOVING_LAYERS)]
         if unknown and moving:
             raise ValueError(
-                f"augment: the batch holds targets it cannot carry: {sorted(unknown)}."
+                f"augment: the batch holds targets it cannot carry: {sorted(unknown)}. "
+                "(`paint_instances` makes `instance_ids` of `mask_runs`.)"
             )
         shape = batch["images"].shape
         if len(shape) != 4 or shape[1] is None or shape[2] is None:
@@ -179,10 +210,19 @@ class _Augmentation:
         size = tuple(shape[1:3])
         for layer in moving:
             size = output_size(layer, size)
-            if isinstance(layer, keras.layers.RandomElasticTransform) and "bounding_boxes" in batch:
-                raise ValueError("augment: boxes cannot follow RandomElasticTransform.")
+            alone = "bounding_boxes" in batch and "instance_ids" not in batch
+            if isinstance(layer, keras.layers.RandomElasticTransform) and alone:
+                raise ValueError(
+                    "augment: boxes cannot follow RandomElasticTransform without `instance_ids`."
+                )
+            if isinstance(layer, RandomCopyPaste) and (
+                not {"bounding_boxes", "instance_ids"} <= batch.keys()
+            ):
+                raise ValueError(
+                    "augment: RandomCopyPaste needs `bounding_boxes` and `instance_ids`."
+                )
             if getattr(layer, "fill_mode", "constant") != "constant" and (
-                "bounding_boxes" in batch or "instance_masks" in batch
+                "bounding_boxes" in batch or "instance_ids" in batch
             ):
                 raise ValueError(
                     f"augment: {type(layer).__name__} with fill_mode={layer.fill_mode!r} would "
@@ -230,15 +270,33 @@ def _deform(layer, sampled, images, masks, backend):
     return backend.numpy.clip(images, *layer.value_range), masks
 
 
-def _forget(instances, real, backend):
-    """Instance masks without the pixels of boxes that are padding now."""
-    xp = backend.numpy
-    real = backend.cast(real, "int32")
-    shape = backend.shape(instances)
-    values = xp.arange(1, real.shape[1] + 1, dtype="int32") * real
-    values = xp.concatenate([xp.zeros_like(values[:, :1]), values], 1)
-    flat = xp.reshape(instances, (shape[0], -1))
-    return xp.reshape(xp.take_along_axis(values, flat, 1), shape)
+class _InstanceIds:
+    """The channel of stacked masks that tells instances, and what it says of their boxes."""
+
+    def __init__(self, batch, backend):
+        self.channel = [key for key in _MASKS if key in batch].index("instance_ids")
+        self.count = batch["bounding_boxes"]["labels"].shape[1]
+        self.backend = backend
+
+    def of(self, masks):
+        """Int32 ``(B, H, W)``."""
+        return self.backend.cast(masks[..., self.channel], "int32")
+
+    def boxes(self, masks):
+        """Boxes around the pixels of all instances, and which of them have any."""
+        return boxes_around_ids(self.of(masks), self.count, self.backend)
+
+    def forget(self, masks, real):
+        """Masks without the pixels of boxes that are padding now."""
+        xp = self.backend.numpy
+        own = xp.arange(1, self.count + 1, dtype="int32")
+        return self.put(masks, look_up(xp.where(real, own, 0), self.of(masks), self.backend))
+
+    def put(self, masks, ids):
+        """Masks with other instances."""
+        ids = self.backend.cast(ids, masks.dtype)[..., None]
+        parts = [masks[..., : self.channel], ids, masks[..., self.channel + 1 :]]
+        return self.backend.numpy.concatenate(parts, -1)
 
 
 def _pad(boxes, like, real, backend):

@@ -123,3 +123,33 @@ def transform_boxes(layer, sampled, boxes, size):
     y = xp.stack([(a0 * y - b0 * x) / determinant for x, y in corners], -1) + 0.5
     edges = [xp.min(x, -1), xp.min(y, -1), xp.max(x, -1), xp.max(y, -1)]
     return xp.stack(edges, -1)
+
+
+def boxes_around_ids(ids, num_objects, backend):
+    """Find the boxes around the objects of label maps.
+
+    Args:
+        ids: int32 ``(B, H, W)`` of 0..M.
+        num_objects: int M.
+        backend: Keras' backend that computes.
+
+    Returns:
+        float32 ``(B, M, 4)``, xyxy in pixels, 0 where an id has no pixels; and bool ``(B, M)``,
+        whether it has any.
+    """
+    xp = backend.numpy
+    batch_size, height, width = backend.shape(ids)
+    y = xp.arange(height, dtype="int32")[:, None]
+    x = xp.arange(width, dtype="int32")[None]
+    # Counted from all four edges, each side is a maximum.
+    reach = [width - x + 0 * y, height - y + 0 * x, x + 1 + 0 * y, y + 1 + 0 * x]
+    reach = xp.broadcast_to(xp.stack(reach, -1)[None], (batch_size, height, width, 4))
+    first = (num_objects + 1) * xp.arange(batch_size, dtype="int32")[:, None, None]
+    most = backend.math.segment_max(
+        xp.reshape(reach, (-1, 4)), xp.reshape(ids + first, (-1,)), batch_size * (num_objects + 1)
+    )
+    most = xp.reshape(xp.maximum(most, 0), (batch_size, num_objects + 1, 4))[:, 1:]
+    left, top, right, bottom = (most[..., i] for i in range(4))
+    has_pixels = right > 0
+    boxes = xp.stack([width - left, height - top, right, bottom], -1)
+    return backend.cast(xp.where(has_pixels[..., None], boxes, 0), "float32"), has_pixels

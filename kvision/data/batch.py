@@ -7,9 +7,15 @@ _TASKS = {
     "detection": "bounding_boxes",
     "segmentation": "segmentation_masks",
     "classification": "labels",
+    "instances": "instance_ids",
 }
 _BOX_TARGETS = ("boxes", "labels", "is_crowd", "area", "difficult")
 _IMAGE_TARGETS = ("image_id", "original_size")
+_INSTANCE_TARGETS = {
+    "instance_ids": "instance_ids",
+    "mask_runs": "mask_runs",
+    "segmentation_masks": "semantic",
+}
 
 
 def as_dataset(batch, batch_size, *, shuffle=False, seed=None, drop_remainder=False):
@@ -57,7 +63,10 @@ def to_fit(batch, task=None):
               ``difficult (B, M)``, ``image_id (B,)`` and ``original_size (B, 2)``;
             * ``"segmentation"``: ``segmentation_masks (B, H, W, 1)`` and, as the weights of a
               third part, ``pixel_weights (B, H, W, 1)`` where the batch has them;
-            * ``"classification"``: ``labels (B,)``, or, where every image has one box, its label.
+            * ``"classification"``: ``labels (B,)``, or, where every image has one box, its label;
+            * ``"instances"``: what the batch knows of the targets of detection and, beside them,
+              ``instance_ids (B, H, W, 1)`` or ``mask_runs (B, M, R)``, and ``segmentation_masks
+              (B, H, W, 1)``, where it has them, under the name ``semantic``.
 
     Returns:
         ``(images, targets)`` or ``(images, targets, weights)``; a dataset or `Batches` of such,
@@ -75,6 +84,8 @@ def to_fit(batch, task=None):
     needed = _TASKS[task]
     if task == "classification" and "labels" not in batch:
         needed = "bounding_boxes"
+    if task == "instances" and "mask_runs" in batch:
+        needed = "mask_runs"
     missing = {"images", needed} - batch.keys()
     if missing:
         raise ValueError(
@@ -85,9 +96,13 @@ def to_fit(batch, task=None):
     if task == "segmentation":
         weights = (batch["pixel_weights"],) if "pixel_weights" in batch else ()
         return batch["images"], batch["segmentation_masks"], *weights
-    known = [(batch["bounding_boxes"], key) for key in _BOX_TARGETS]
-    known += [(batch, key) for key in _IMAGE_TARGETS]
-    return batch["images"], {key: part[key] for part, key in known if key in part}
+    boxes = batch.get("bounding_boxes", {})
+    targets = {key: boxes[key] for key in _BOX_TARGETS if key in boxes}
+    targets |= {key: batch[key] for key in _IMAGE_TARGETS if key in batch}
+    if task == "instances":
+        named = _INSTANCE_TARGETS.items()
+        targets |= {name: batch[key] for key, name in named if key in batch}
+    return batch["images"], targets
 
 
 def _image_labels(batch):

@@ -1,4 +1,4 @@
-"""Cityscapes: street scenes of fifty cities in two trees of folders.
+"""Cityscapes: street scenes of fifty cities in two trees of folders, by pixel and by object.
 
 M. Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", 2016; class table
 of the authors' cityscapesscripts, ``helpers/labels.py``.
@@ -6,6 +6,10 @@ of the authors' cityscapesscripts, ``helpers/labels.py``.
 
 import pathlib
 
+import numpy as np
+
+from kvision.data.images import read_label_pixels
+from kvision.data.instance_dataset import instance_dataset
 from kvision.data.label_code import LabelCode
 from kvision.data.segmentation_dataset import labelled_images
 
@@ -37,6 +41,9 @@ CITYSCAPES_CLASS_NAMES = tuple(name for name, _, _ in _CLASSES)
 
 CITYSCAPES_COLORS = tuple(color for _, _, color in _CLASSES)
 """Red, green and blue of each class."""
+
+CITYSCAPES_INSTANCE_CLASS_NAMES = CITYSCAPES_CLASS_NAMES[11:]
+"""The eight classes whose objects are told apart, in the order of the authors' trainIds."""
 
 _IDS = {name: label_id for name, label_id, _ in _CLASSES}
 # Ids run to 33; the licence plate's is -1, 255 in eight bits.
@@ -73,20 +80,74 @@ def read_cityscapes(
         raise ValueError(
             f"read_cityscapes: `labels` must be one of {_LABEL_FILES}. Received: {labels!r}."
         )
-    images = pathlib.Path(root) / "leftImg8bit" / split
-    if not images.is_dir():
-        raise ValueError(f"read_cityscapes: `split`={split!r} has no folder of images: {images}.")
     code = LabelCode(
         CITYSCAPES_CLASS_NAMES,
         values=_IDS if labels == "labelIds" else None,
         ignore=_OTHER_IDS if labels == "labelIds" else None,
         reader="read_cityscapes",
     )
-    files = []
-    for path in sorted(images.glob("*/*_leftImg8bit.png")):
-        city, frame = path.parent.name, path.name.removesuffix("_leftImg8bit.png")
-        label_map = f"{frame}_{annotations}_{labels}.png"
-        files.append((path, pathlib.Path(root) / annotations / split / city / label_map))
+    files = _files(root, split, annotations, labels, "read_cityscapes")
     return labelled_images(
         files, CITYSCAPES_CLASS_NAMES, code, "read_cityscapes", on_error, apply_exif
     )
+
+
+def read_cityscapes_instances(
+    root, split, *, annotations="gtFine", on_error="raise", apply_exif=True
+):
+    """Read the objects of Cityscapes' eight classes of persons and vehicles.
+
+    Image ``leftImg8bit/<split>/<city>/<frame>_leftImg8bit.png`` has the label map
+    ``gtFine/<split>/<city>/<frame>_gtFine_instanceIds.png``, in which 1000 * c + k is object k of
+    the class with the id c, and c alone a group of them that was not taken apart: a crowd here.
+    Whatever else there is, is background. Images are in the order of their paths; an image's id is
+    its place in it. Maps are read twice, as in `read_instance_maps`.
+
+    Args:
+        root: str or path of the folder with ``leftImg8bit`` and ``gtFine``.
+        split: str, such as ``"train"``.
+        annotations: str, the folder of the label maps: ``"gtFine"`` or ``"gtCoarse"``.
+        on_error: ``"raise"`` or ``"skip"``, as in `read_instance_maps`.
+        apply_exif: bool, whether EXIF orientation turns the pixels.
+
+    Returns:
+        `InstanceDataset` with ``is_crowd`` and ``area``, whose batches have ``instance_ids``.
+
+    Raises:
+        ValueError: the split has no folder, or, under ``on_error="raise"``, the first problem, with
+            file and reason.
+    """
+    reader = "read_cityscapes_instances"
+    names = CITYSCAPES_INSTANCE_CLASS_NAMES
+    labels = {_IDS[name]: label for label, name in enumerate(names)}
+
+    def read(path):
+        values = read_label_pixels(path, apply_exif=apply_exif)
+        return np.where(np.isin(_class_ids(values), list(labels)), values, 0)
+
+    def describe(values):
+        return {
+            "labels": [labels[class_id] for class_id in _class_ids(values).tolist()],
+            "is_crowd": values < 1000,
+        }
+
+    files = _files(root, split, annotations, "instanceIds", reader)
+    return instance_dataset(files, names, read, describe, reader, on_error, apply_exif)
+
+
+def _class_ids(values):
+    """The ids of the classes of the values of `instanceIds`."""
+    return np.where(values < 1000, values, values // 1000)
+
+
+def _files(root, split, annotations, kind, reader):
+    """Pairs of an image and its label map, in the order of the images' paths."""
+    images = pathlib.Path(root) / "leftImg8bit" / split
+    if not images.is_dir():
+        raise ValueError(f"{reader}: `split`={split!r} has no folder of images: {images}.")
+    files = []
+    for path in sorted(images.glob("*/*_leftImg8bit.png")):
+        city, frame = path.parent.name, path.name.removesuffix("_leftImg8bit.png")
+        label_map = f"{frame}_{annotations}_{kind}.png"
+        files.append((path, pathlib.Path(root) / annotations / split / city / label_map))
+    return files

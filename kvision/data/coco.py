@@ -7,13 +7,15 @@ import json
 import os
 import pathlib
 
-from kvision.data.annotated_image import AnnotatedImage, box_problem, pack_boxes
+from kvision.data.annotated_image import AnnotatedImage, box_problem, check_size, pack_boxes
 from kvision.data.detection_dataset import DetectionDataset
+from kvision.data.instance_dataset import InstanceDataset
 from kvision.data.problems import ProblemReport
+from kvision.data.run_lengths import check_polygon, rle_to_runs
 
 
-def read_coco(annotation_file, image_dir, *, on_error="raise", apply_exif=True):
-    """Read a detection data set in COCO's JSON format.
+def read_coco(annotation_file, image_dir, *, masks=False, on_error="raise", apply_exif=True):
+    """Read a detection data set in COCO's JSON format, with or without masks.
 
     Categories become labels 0, 1, ... in the order of their ids; `DetectionDataset.class_names`
     has their names and ``category_ids`` their ids in that order. Images keep their ids and the
@@ -23,18 +25,22 @@ def read_coco(annotation_file, image_dir, *, on_error="raise", apply_exif=True):
     to them. Under ``on_error="skip"`` an image is left out when its file is missing or damaged or
     its size is not the one stated; a box alone is left out, and its image kept, when its category
     or its image is unknown, its ``bbox`` is not four numbers, it has no area or it reaches outside
-    the image by more than one pixel. Nothing is repaired or clipped.
+    the image by more than one pixel, or, where masks are read, its ``segmentation`` is neither
+    polygons nor an RLE of the image's size. Nothing is repaired or clipped.
 
     Args:
         annotation_file: str or path of an ``instances_*.json``.
         image_dir: str or path of the folder that the ``file_name`` of the images start from.
+        masks: bool, whether the polygons and RLE of the objects are read as well, which needs
+            faster-coco-eval.
         on_error: ``"raise"`` or ``"skip"``; see `DetectionDataset.report` for what was skipped.
         apply_exif: bool, whether EXIF orientation turns the pixels before they are compared with
             the annotation.
 
     Returns:
         `DetectionDataset` with ``boxes`` (xyxy), ``labels``, ``is_crowd`` and ``area`` (the
-        annotation's, or the box's where it has none), and the attribute ``category_ids``.
+        annotation's, or the box's where it has none), and the attribute ``category_ids``; with
+        ``masks`` it is an `InstanceDataset`, whose batches have ``mask_runs``.
 
     Raises:
         ValueError: the file is not COCO JSON, an image id is not an int32 or is there twice; or,
@@ -59,7 +65,7 @@ def read_coco(annotation_file, image_dir, *, on_error="raise", apply_exif=True):
         kept = [
             item
             for item in annotations[image["id"]]
-            if _is_usable(item, labels, size, annotation_file, report)
+            if _is_usable(item, labels, size, masks, annotation_file, report)
         ]
         boxes = pack_boxes(
             [_corners(item) for item in kept],
@@ -67,10 +73,12 @@ def read_coco(annotation_file, image_dir, *, on_error="raise", apply_exif=True):
             is_crowd=[item.get("iscrowd", 0) for item in kept],
             area=[item["area"] if "area" in item else _box_area(item) for item in kept],
         )
-        examples.append(AnnotatedImage(path, image["id"], size, boxes))
+        drawn = [item["segmentation"] for item in kept] if masks else None
+        examples.append(AnnotatedImage(path, image["id"], size, boxes, drawn))
     report.warn()
     names = [category["name"] for category in categories]
-    dataset = DetectionDataset(examples, names, report, apply_exif=apply_exif)
+    kind = InstanceDataset if masks else DetectionDataset
+    dataset = kind(examples, names, report, apply_exif=apply_exif)
     dataset.category_ids = tuple(labels)
     return dataset
 
@@ -108,7 +116,7 @@ def _by_image(content, annotation_file, report):
     return by_image
 
 
-def _is_usable(item, labels, size, annotation_file, report):
+def _is_usable(item, labels, size, masks, annotation_file, report):
     category = item.get("category_id")
     if category not in labels:
         reason = f"the category {category} is unknown"
@@ -117,9 +125,27 @@ def _is_usable(item, labels, size, annotation_file, report):
             reason = box_problem(_corners(item), size)
         except (KeyError, TypeError, ValueError):
             reason = f"the box {item.get('bbox')} is not four numbers"
+    if not reason and masks:
+        try:
+            item["segmentation"] = _mask(item, size)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = (
+                f"its segmentation is neither polygons nor an RLE of its image's size ({error})"
+            )
     if reason:
         report.add(annotation_file, "box", f"annotation {item.get('id')}: {reason}")
     return not reason
+
+
+def _mask(item, size):
+    """Its polygons, or the runs of its RLE."""
+    segmentation = item["segmentation"]
+    if isinstance(segmentation, dict):
+        check_size(size, segmentation["size"])
+        return rle_to_runs(segmentation)
+    if not segmentation:
+        raise ValueError("it is empty")
+    return [check_polygon("read_coco", polygon) for polygon in segmentation]
 
 
 def _corners(item):

@@ -66,7 +66,7 @@ class DetectionDataset(ImageDataset):
             ValueError: a bad argument, or no images.
         """
         return self._dataset(
-            self._padded(max_boxes),
+            self._padded(max_boxes, image_size, resize_policy),
             batch_size,
             image_size,
             resize_policy,
@@ -110,7 +110,7 @@ class DetectionDataset(ImageDataset):
             ValueError: a bad argument, or no images.
         """
         return self._batches(
-            self._padded(max_boxes),
+            self._padded(max_boxes, image_size, resize_policy),
             batch_size,
             image_size,
             resize_policy,
@@ -120,7 +120,7 @@ class DetectionDataset(ImageDataset):
             **kwargs,
         )
 
-    def _padded(self, max_boxes):
+    def _padded(self, max_boxes, image_size, policy):
         """`_annotations` with the boxes padded to ``max_boxes``, or to the most of an image."""
         max_boxes = self.max_boxes if max_boxes is None else max_boxes
         if max_boxes < self.max_boxes:

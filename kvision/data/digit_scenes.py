@@ -68,7 +68,7 @@ def digit_scenes(
           ``labels`` int32 ``(N, M)``, the digit itself, padded with -1;
         * ``segmentation_masks``: int32 ``(N, H, W, 1)``: 0 is background, d + 1 the digit d. The
           ignore label is 255, and no scene holds it;
-        * ``instance_masks``: int32 ``(N, H, W, 1)``: 0 is background, i + 1 the digit of box i;
+        * ``instance_ids``: int32 ``(N, H, W, 1)``: 0 is background, i + 1 the digit of box i;
         * ``image_id``: int32 ``(N,)``, the scene's number; ``original_size``: int32 ``(N, 2)``.
 
     Raises:
@@ -105,7 +105,7 @@ def digit_scenes(
         "original_size": np.tile(np.array([height, width], "int32"), (num_scenes, 1)),
     }
     if masks:
-        scenes |= {"segmentation_masks": semantics, "instance_masks": instances}
+        scenes |= {"segmentation_masks": semantics, "instance_ids": instances}
     return scenes
 
 

@@ -1,6 +1,7 @@
 """Image files are found and become arrays, or there is a reason why not."""
 
 import contextlib
+import os
 import pathlib
 
 import numpy as np
@@ -107,6 +108,37 @@ def read_names(path, reader, argument):
     return [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
 
 
+def pair_files(images_dir, maps_dir, names, map_suffix, reader):
+    """Pair the images of a folder with the maps of another.
+
+    Args:
+        images_dir: str or path.
+        maps_dir: str or path.
+        names: str or path of a text file whose lines start with names, or a sequence of names, with
+            or without their suffix; None takes all images in the order of their names.
+        map_suffix: str between the name of an image and ``.png``.
+        reader: str, who speaks in errors.
+
+    Returns:
+        List of (path of the image, path of its map), whether there are such files or not.
+
+    Raises:
+        ValueError: a folder, or the list of names, is missing.
+    """
+    images_dir, maps_dir = pathlib.Path(images_dir), pathlib.Path(maps_dir)
+    for folder in (images_dir, maps_dir):
+        if not folder.is_dir():
+            raise ValueError(f"{reader}: the folder {folder} is missing.")
+    if names is None:
+        names = sorted(path.name for path in images_dir.iterdir() if path.suffix in IMAGE_SUFFIXES)
+    elif isinstance(names, str | os.PathLike):
+        names = read_names(names, reader, f"`names`={os.fspath(names)!r}")
+    return [
+        (find_image(images_dir, stem), maps_dir / f"{stem}{map_suffix}.png")
+        for stem in map(_without_suffix, names)
+    ]
+
+
 def find_image(folder, name):
     """Find the image of a name, with the first suffix that there is a file of.
 
@@ -119,6 +151,11 @@ def find_image(folder, name):
     """
     candidates = [folder / (name + suffix) for suffix in IMAGE_SUFFIXES]
     return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def _without_suffix(name):
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix in IMAGE_SUFFIXES else name
 
 
 def _decode(path, apply_exif):

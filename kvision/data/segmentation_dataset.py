@@ -1,12 +1,10 @@
 """Images with label maps on disk and their batches, and the reader of folders of such files."""
 
 import dataclasses
-import os
-import pathlib
 
 from kvision.boxes.resize import resize_images
 from kvision.data.image_dataset import ImageDataset
-from kvision.data.images import IMAGE_SUFFIXES, find_image, read_names, read_size
+from kvision.data.images import pair_files, read_size
 from kvision.data.label_code import IGNORE_LABEL, LabelCode
 from kvision.data.problems import ProblemReport
 
@@ -126,18 +124,7 @@ def read_label_maps(
     """
     reader = "read_label_maps"
     code = LabelCode(class_names, values=values, colors=colors, ignore=ignore, reader=reader)
-    images_dir, labels_dir = pathlib.Path(images_dir), pathlib.Path(labels_dir)
-    for folder in (images_dir, labels_dir):
-        if not folder.is_dir():
-            raise ValueError(f"{reader}: the folder {folder} is missing.")
-    if names is None:
-        names = sorted(path.name for path in images_dir.iterdir() if path.suffix in IMAGE_SUFFIXES)
-    elif isinstance(names, str | os.PathLike):
-        names = read_names(names, reader, f"`names`={os.fspath(names)!r}")
-    files = [
-        (find_image(images_dir, stem), labels_dir / f"{stem}{label_suffix}.png")
-        for stem in map(_without_suffix, names)
-    ]
+    files = pair_files(images_dir, labels_dir, names, label_suffix, reader)
     return labelled_images(files, class_names, code, reader, on_error, apply_exif)
 
 
@@ -177,8 +164,3 @@ def labelled_images(files, class_names, label_code, reader, on_error, apply_exif
             examples.append(LabelledImage(str(path), str(label_path), image_id, size))
     report.warn()
     return SegmentationDataset(examples, class_names, report, label_code, apply_exif=apply_exif)
-
-
-def _without_suffix(name):
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix in IMAGE_SUFFIXES else name

@@ -60,8 +60,8 @@ class Endpoints:
         answers = self._answer(*self._load(strings))
         answers = {
             name: tf.where(tf.reshape(whole, [-1] + [1] * (value.shape.rank - 1)), value, nothing)
-            for name, nothing in self._answers.damaged.items()
-            for value in [answers[name]]
+            for name, value in answers.items()
+            for nothing in [self._answers.damaged[name]]
         }
         return _first(tf.shape(encoded_images)[0], answers)
 

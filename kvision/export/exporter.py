@@ -23,9 +23,10 @@ class ExportReport(NamedTuple):
 
     Attributes:
         path: Where the SavedModel stands.
-        compared: How many detections, pixels or images were compared, by the model's task.
+        compared: How many detections, instances, pixels or images were compared, by the model's
+            task.
         differences: The largest difference of each kind: of ``scores`` and, of a detector, of
-            the corners of ``boxes`` in pixels.
+            the corners of ``boxes`` in pixels; of what gives masks, of the ``masks`` too.
     """
 
     path: Path
@@ -49,6 +50,9 @@ def saved_model(model, path, ops="native", *, overwrite=False, check_images=None
 
     * detector: ``boxes (B, K, 4)`` float32, ``scores (B, K)`` float32, ``labels (B, K)`` int32
       (-1 is padding) and ``num_detections (B,)`` int32, -1 for a damaged image;
+    * instance segmenter: ``instance_ids (B, H, W)`` int32, 0 for none, and ``sizes (B, 2)`` int32,
+      as a segmenter; one that detects gives what a detector gives as well, and ``masks (B, K, M,
+      M)`` float32, the probabilities of the pixels of each box;
     * segmenter: ``labels (B, H, W)`` int32, ``scores (B, H, W)`` float32 and ``sizes (B, 2)``
       int32. Where the images of a request have several sizes, H and W are the largest, and
       ``labels`` beyond an image are -1. The size of a damaged image is (0, 0);

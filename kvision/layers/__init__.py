@@ -2,11 +2,13 @@
 
 from kvision.layers.aspp import ASPP
 from kvision.layers.batch_normalization import BatchNormalization
+from kvision.layers.bilinear_kernel import BilinearKernel
 from kvision.layers.box_head import BoxHead
 from kvision.layers.feature_spec import FeatureSpec
 from kvision.layers.fpn import FPN
 from kvision.layers.frozen_batch_normalization import FrozenBatchNormalization
 from kvision.layers.local_response_normalization import LocalResponseNormalization
+from kvision.layers.mask_head import MaskHead
 from kvision.layers.max_pooling_with_argmax_2d import MaxPoolingWithArgmax2D
 from kvision.layers.max_unpooling_2d import MaxUnpooling2D
 from kvision.layers.multiscale_roi_align import MultiscaleRoIAlign
@@ -18,11 +20,13 @@ from kvision.layers.rpn_head import RPNHead
 __all__ = [
     "ASPP",
     "BatchNormalization",
+    "BilinearKernel",
     "BoxHead",
     "FPN",
     "FeatureSpec",
     "FrozenBatchNormalization",
     "LocalResponseNormalization",
+    "MaskHead",
     "MaxPoolingWithArgmax2D",
     "MaxUnpooling2D",
     "MultiscaleRoIAlign",

@@ -11,6 +11,7 @@ from kvision.losses.pixel_cross_entropy import (
 from kvision.losses.pixel_loss import PixelLoss
 from kvision.losses.sampled_mean import sampled_mean
 from kvision.losses.soft_f1 import SoftDice, SoftF1
+from kvision.losses.watershed_losses import direction_loss, watershed_energy_loss
 
 __all__ = [
     "IoULoss",
@@ -20,9 +21,11 @@ __all__ = [
     "PixelLoss",
     "SoftDice",
     "SoftF1",
+    "direction_loss",
     "iou_loss",
     "median_frequency_weights",
     "sampled_mean",
     "smooth_l1",
     "squared_error",
+    "watershed_energy_loss",
 ]

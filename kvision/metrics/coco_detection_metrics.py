@@ -53,9 +53,13 @@ class COCODetectionMetrics(CollectedDetections):
         Raises:
             ImportError: If the evaluator is not installed.
         """
+        return self._statistics("bbox")
+
+    def _statistics(self, iou_type):
+        """The statistics of boxes, `"bbox"`, or of masks, `"segm"`."""
         coco, evaluate = _evaluator()
         with contextlib.redirect_stdout(io.StringIO()):  # the evaluator prints a table
-            evaluation = evaluate(*self._as_coco(coco), "bbox")
+            evaluation = evaluate(*self._as_coco(coco, with_masks=iou_type == "segm"), iou_type)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
@@ -72,33 +76,38 @@ class COCODetectionMetrics(CollectedDetections):
     def _class_name(self, label):
         return str(label) if self.class_names is None else self.class_names[label]
 
-    def _as_coco(self, coco):
+    def _as_coco(self, coco, with_masks):
         """Ground truth and detections in the evaluator's own structure."""
         truth, found = [], []
         for image_id, image in enumerate(self.images.values()):
-            for box, label, area, crowd in zip(
+            masks = image.masks if with_masks else [{}] * len(image.labels)
+            for box, label, area, crowd, mask in zip(
                 _xywh(image.boxes),
                 image.labels,
                 image.area,
                 image.is_crowd,
+                masks,
                 strict=True,
             ):
                 entry = _annotation(len(truth), image_id, label, box, float(area))
-                truth.append({**entry, "iscrowd": int(crowd)})
-            for box, label, score in zip(
+                truth.append({**entry, "iscrowd": int(crowd), **mask})
+            masks = image.detected_masks if with_masks else [{}] * len(image.scores)
+            for box, label, score, mask in zip(
                 _xywh(image.detected_boxes),
                 image.detected_labels,
                 image.scores,
+                masks,
                 strict=True,
             ):
                 entry = _annotation(len(found), image_id, label, box, box[2] * box[3])
-                found.append({**entry, "iscrowd": 0, "score": float(score)})
+                found.append({**entry, "iscrowd": 0, "score": float(score), **mask})
         labels = sorted({entry["category_id"] for entry in truth + found})
+        size = {"height": 0, "width": 0}  # the evaluator asks for it, but masks have their own
         shared = {
-            "images": [{"id": image_id} for image_id in range(len(self.images))],
+            "images": [{"id": image_id, **size} for image_id in range(len(self.images))],
             "categories": [{"id": label, "name": str(label)} for label in labels],
         }
-        return [_indexed(coco, {**shared, "annotations": boxes}) for boxes in (truth, found)]
+        return [_indexed(coco, {**shared, "annotations": objects}) for objects in (truth, found)]
 
     def get_config(self):
         """Returns the constructor arguments.

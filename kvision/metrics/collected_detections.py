@@ -21,6 +21,9 @@ class ImageRecord(NamedTuple):
         detected_boxes: Detections `(N, 4)` float64, xyxy pixels.
         detected_labels: Their classes `(N,)`.
         scores: Their scores `(N,)` float64.
+        masks: Of each true object `{"segmentation": COCO's run lengths, "area": pixels}`, where
+            masks are collected.
+        detected_masks: The same of the detections.
     """
 
     boxes: np.ndarray
@@ -31,6 +34,8 @@ class ImageRecord(NamedTuple):
     detected_boxes: np.ndarray
     detected_labels: np.ndarray
     scores: np.ndarray
+    masks: tuple = ()
+    detected_masks: tuple = ()
 
 
 class CollectedDetections:
@@ -88,7 +93,7 @@ class CollectedDetections:
             one = {name: value[index] for name, value in targets.items()}
             found = {name: value[index] for name, value in detections.items()}
             image_id = one["image_id"].item() if "image_id" in one else len(self._images)
-            record = _record(one, found, image_size, resize_policy)
+            record = self._record(one, found, image_size, resize_policy)
             seen = self._images.setdefault(image_id, record)
             if any(not np.array_equal(getattr(seen, k), getattr(record, k)) for k in _TRUTH):
                 raise ValueError(
@@ -96,29 +101,29 @@ class CollectedDetections:
                     f"{image_id}; joined data sets need ids of their own."
                 )
 
+    def _record(self, targets, detections, image_size, resize_policy):
+        """Makes the record of one image, of the rows of its targets and detections."""
+        original_size = targets.get("original_size")
 
-def _record(targets, detections, image_size, resize_policy):
-    original_size = targets.get("original_size")
+        def original_pixels(boxes):
+            boxes = boxes.astype("float64")
+            if original_size is None or image_size is None or resize_policy is None:
+                return boxes
+            return restore_boxes(boxes, original_size, image_size, resize_policy)
 
-    def original_pixels(boxes):
-        boxes = boxes.astype("float64")
-        if original_size is None or image_size is None or resize_policy is None:
-            return boxes
-        return restore_boxes(boxes, original_size, image_size, resize_policy)
-
-    real = targets["labels"] >= 0
-    found = detections["labels"] >= 0
-    boxes = original_pixels(targets["boxes"][real])
-    box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    area = targets["area"][real].astype("float64") if "area" in targets else box_area
-    none = np.zeros(real.shape, bool)
-    return ImageRecord(
-        boxes=boxes,
-        labels=targets["labels"][real],
-        is_crowd=targets.get("is_crowd", none)[real].astype(bool),
-        difficult=targets.get("difficult", none)[real].astype(bool),
-        area=np.where(area > 0, area, box_area),
-        detected_boxes=original_pixels(detections["boxes"][found]),
-        detected_labels=detections["labels"][found],
-        scores=detections["scores"][found].astype("float64"),
-    )
+        real = targets["labels"] >= 0
+        found = detections["labels"] >= 0
+        boxes = original_pixels(targets["boxes"][real])
+        box_area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        area = targets["area"][real].astype("float64") if "area" in targets else box_area
+        none = np.zeros(real.shape, bool)
+        return ImageRecord(
+            boxes=boxes,
+            labels=targets["labels"][real],
+            is_crowd=targets.get("is_crowd", none)[real].astype(bool),
+            difficult=targets.get("difficult", none)[real].astype(bool),
+            area=np.where(area > 0, area, box_area),
+            detected_boxes=original_pixels(detections["boxes"][found]),
+            detected_labels=detections["labels"][found],
+            scores=detections["scores"][found].astype("float64"),
+        )

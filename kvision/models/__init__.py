@@ -1,6 +1,13 @@
 """Whole systems, one task a folder."""
 
-from kvision.models import catalog, classification, detection, segmentation
+from kvision.models import catalog, classification, detection, instances, segmentation
 from kvision.models.image_model import ImageModel
 
-__all__ = ["ImageModel", "catalog", "classification", "detection", "segmentation"]
+__all__ = [
+    "ImageModel",
+    "catalog",
+    "classification",
+    "detection",
+    "instances",
+    "segmentation",
+]

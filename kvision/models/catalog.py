@@ -15,6 +15,7 @@ from kvision import backbones
 from kvision.models.classification import ImageClassifier
 from kvision.models.detection import FasterRCNN
 from kvision.models.image_model import ImageModel
+from kvision.models.instances import DeepWatershed, MaskRCNN
 from kvision.models.segmentation import (
     DeepLabV3,
     DeepLabV3Plus,
@@ -55,13 +56,24 @@ class Entry(NamedTuple):
 
     @property
     def task(self):
-        """Task of the model: `"classification"`, `"segmentation"` or `"detection"`."""
+        """`"classification"`, `"segmentation"`, `"detection"` or `"instances"`."""
         return self.model.task
 
 
 _RESNET = "He, Zhang, Ren and Sun, 2015"
 _VGG = "Simonyan and Zisserman, 2014"
 _SEGNET = "Badrinarayanan, Kendall and Cipolla, 2015"
+_MASK_RCNN = "He, Gkioxari, Dollár and Girshick, 2017"
+_C4 = {  # detectron2's numbers
+    "fpn_filters": None,
+    "anchor_sizes": ((32, 64, 128, 256, 512),),
+    "rpn_pre_nms_top_n": 6000,
+    "rpn_pre_nms_top_n_train": 12000,
+    "roi_output_size": 14,
+    "roi_sampling_ratio": 0,
+    "roi_aligned": True,
+    "mask_head_convs": 0,
+}
 _UNFELT = "a bias before batch normalisation"
 
 
@@ -108,6 +120,36 @@ def _small_backbone(**arguments):
     return backbones.ResNet((1, 1, 1, 1), block="basic", widths=(8, 16, 16, 16), **arguments)
 
 
+_DETECTION_BACKBONE = functools.partial(
+    backbones.ResNet50, version="v1.5", normalization="frozen_batch"
+)
+
+
+def _small_detector():
+    return {
+        "backbone": _small_backbone(normalization="group"),
+        "num_classes": 10,
+        "fpn_filters": 16,
+        "anchor_sizes": (8, 16, 24, 32, 48),
+        "rpn_pre_nms_top_n": 50,
+        "rpn_pre_nms_top_n_train": 50,
+        "rpn_post_nms_top_n": 20,
+        "rpn_post_nms_top_n_train": 20,
+        "anchors_per_image": 64,
+        "box_head_units": 32,
+        "rois_per_image": 16,
+        "score_threshold": 0.0,
+        "max_detections": 10,
+    }
+
+
+_UNPOOLED = {
+    level: "no box of the batch is pooled from this level, so that its gradient comes "
+    "through the proposals alone, whose weights start near zero"
+    for level in ("fpn/output_P4", "fpn/output_P5")
+}
+
+
 CATALOG = {
     "resnet18": _resnet(backbones.ResNet18, (11_689_512, 9_600)),
     "resnet34": _resnet(backbones.ResNet34, (21_797_672, 17_024)),
@@ -145,35 +187,69 @@ CATALOG = {
     ),
     "faster_rcnn_fpn": Entry(
         FasterRCNN,
-        lambda: {
-            "backbone": functools.partial(
-                backbones.ResNet50, version="v1.5", normalization="frozen_batch"
-            ),
-            "num_classes": 90,
-        },
-        lambda: {
-            "backbone": _small_backbone(normalization="group"),
-            "num_classes": 10,
-            "fpn_filters": 16,
-            "anchor_sizes": (8, 16, 24, 32, 48),
-            "rpn_pre_nms_top_n": 50,
-            "rpn_pre_nms_top_n_train": 50,
-            "rpn_post_nms_top_n": 20,
-            "rpn_post_nms_top_n_train": 20,
-            "anchors_per_image": 64,
-            "box_head_units": 32,
-            "rois_per_image": 16,
-            "score_threshold": 0.0,
-            "max_detections": 10,
-        },
+        lambda: {"backbone": _DETECTION_BACKBONE, "num_classes": 90},
+        _small_detector,
         "faster_rcnn",
         "Ren, He, Girshick and Sun, 2015; Lin et al., 2017",
         (41_755_286, 106_241),
-        no_gradient={
-            level: "no box of the batch is pooled from this level, so that its gradient comes "
-            "through the proposals alone, whose weights start near zero"
-            for level in ("fpn/output_P4", "fpn/output_P5")
+        no_gradient=_UNPOOLED,
+    ),
+    "mask_rcnn": Entry(
+        MaskRCNN,
+        lambda: {"backbone": _DETECTION_BACKBONE, "num_classes": 90},
+        lambda: {**_small_detector(), "mask_head_filters": 16, "mask_head_convs": 2},
+        "mask_rcnn",
+        _MASK_RCNN,
+        (44_401_393, 106_241),
+        no_gradient=_UNPOOLED,
+    ),
+    "mask_rcnn_c4": Entry(
+        MaskRCNN,
+        lambda: {"backbone": _DETECTION_BACKBONE, "num_classes": 90, **_C4},
+        lambda: {
+            **_small_detector(),
+            **_C4,
+            "anchor_sizes": ((8, 16, 24, 32, 48),),
+            "rpn_pre_nms_top_n": 50,
+            "rpn_pre_nms_top_n_train": 50,
+            "mask_head_filters": 16,
         },
+        "mask_rcnn",
+        _MASK_RCNN,
+        (36_023_085, 106_241),
+    ),
+    "deep_watershed": Entry(
+        DeepWatershed,
+        # Of Cityscapes' person, rider, car, truck, bus, train, motorcycle and bicycle.
+        lambda: {
+            "num_classes": 8,
+            "gate": "external",
+            "semantic_codes": (-128, -96, 32, 64, 96, 128, -64, -32),
+            "target_min_area": 100,
+            "cut": (1, 1, 2, 2, 2, 2, 1, 1),
+            "min_area": (20, 20, 25, 45, 45, 45, 20, 20),
+            "grow": (1, 1, 2, 2, 2, 2, 1, 1),
+        },
+        lambda: {
+            "num_classes": 10,
+            "gate": "head",
+            "level_edges": (0, 1, 2, 3, 4),
+            "widths": (8, 16, 16, 16, 16),
+            "strides": (1, 2, 2, 2),
+            "branch_filters": 16,
+            "fuse_filters": 32,
+            "energy_widths": ((16, 16), (16, 16)),
+            "energy_strides": (1, 2),
+            "energy_filters": 32,
+            "normalization": "batch",
+            "dropout": 0.0,
+            "normalize_pixels": "imagenet",
+            "min_area": 1,
+        },
+        "deep_watershed",
+        "Bai and Urtasun, 2016",
+        (38_164_306, 0),
+        optimizer=lambda: keras.optimizers.Adam(5e-3),
     ),
     "unet": Entry(
         UNet,
@@ -247,7 +323,7 @@ def list_models(task=None):
     """Names of the models of the catalog.
 
     Args:
-        task: `"classification"`, `"segmentation"` or `"detection"`; `None` for all.
+        task: `"classification"`, `"segmentation"`, `"detection"` or `"instances"`; `None` for all.
 
     Returns:
         List of names, in the order of the catalog.

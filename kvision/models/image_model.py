@@ -16,8 +16,8 @@ class ImageModel(keras.Model):
 
     A subclass has `call(images, training=None)`, whose raw outputs its losses are made of, and
     `decode(raw)`, which turns them into what a user wants and `predict` returns. Its `task` says
-    which of these answers it is: `"classification"`, `"segmentation"` or `"detection"`; `export`
-    goes by it.
+    which of these answers it is: `"classification"`, `"segmentation"`, `"detection"` or
+    `"instances"`; `export` goes by it.
 
     Layers that are frozen (`trainable = False`) when the model is saved are so when it is loaded.
 

@@ -30,10 +30,7 @@ def check_tensors(name, features, boxes, features_name="features"):
             f"{name}: `{features_name}` must have shape (batch, height, width, channels). "
             f"Received: {feature_shape}."
         )
-    if len(box_shape) != 3 or box_shape[2] not in (4, None):
-        raise ValueError(
-            f"{name}: `boxes` must have shape (batch, num_boxes, 4). Received: {box_shape}."
-        )
+    check_boxes(name, boxes)
     if None not in (feature_shape[0], box_shape[0]) and feature_shape[0] != box_shape[0]:
         raise ValueError(
             f"{name}: `{features_name}` and `boxes` must have the same batch size. "
@@ -45,11 +42,20 @@ def check_tensors(name, features, boxes, features_name="features"):
             f"{name}: `{features_name}` must be float16, bfloat16, float32 or float64. "
             f"Received: {dtype}."
         )
-    box_dtype = keras.backend.standardize_dtype(boxes.dtype)
-    if box_dtype in ("float16", "bfloat16", "bool", "string") or box_dtype.startswith("complex"):
+
+
+def check_boxes(name, boxes):
+    """Raises `ValueError` unless `boxes` has four corners a box, of a dtype that holds pixels."""
+    shape = tuple(boxes.shape)
+    if len(shape) != 3 or shape[2] not in (4, None):
+        raise ValueError(
+            f"{name}: `boxes` must have shape (batch, num_boxes, 4). Received: {shape}."
+        )
+    dtype = keras.backend.standardize_dtype(boxes.dtype)
+    if dtype in ("float16", "bfloat16", "bool", "string") or dtype.startswith("complex"):
         raise ValueError(
             f"{name}: `boxes` must be float32 or float64: pixel coordinates lose their fractions "
-            f"in half precision. Received: {box_dtype}."
+            f"in half precision. Received: {dtype}."
         )
 
 

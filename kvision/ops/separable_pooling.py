@@ -23,7 +23,7 @@ def pool_levels(features, boxes, levels, spatial_scales, output_size, sampling_r
     result = 0.0
     for index, (level_features, scale) in enumerate(zip(features, spatial_scales, strict=True)):
         height, width = ops.shape(level_features)[1:3]
-        rows, columns = _bin_weights(
+        rows, columns = bin_weights(
             boxes, height, width, scale, output_size, sampling_ratio, aligned
         )
         on_level = ops.cast(levels == index, rows.dtype)
@@ -79,7 +79,7 @@ def _in_steps(weights):
     return ops.transpose(weights, (1, 0, 2, 3, 4))
 
 
-def _bin_weights(boxes, height, width, spatial_scale, output_size, sampling_ratio, aligned):
+def bin_weights(boxes, height, width, spatial_scale, output_size, sampling_ratio, aligned):
     """Weights of the rows and of the columns in each bin of each box.
 
     Returns:

@@ -3,9 +3,8 @@
 import keras
 import numpy as np
 
-from kvision.visualization.figures import as_images, new_figure, saved
+from kvision.visualization.figures import as_images, new_gallery, saved
 
-_PANEL_INCHES = 4.0
 _TEXT = {"color": "white", "fontsize": 7, "clip_on": True, "zorder": 4}
 
 
@@ -46,15 +45,8 @@ def draw_detections(
     found = _per_image(detections, len(images), "detections")
     truth = _per_image(targets, len(images), "targets")
 
-    columns = max(1, min(columns, len(images)))
-    rows = [images[start : start + columns] for start in range(0, len(images), columns)]
-    heights = [_PANEL_INCHES * max(len(image) / image.shape[1] for image in row) for row in rows]
-    figure = new_figure("draw_detections", columns * _PANEL_INCHES, sum(heights) or _PANEL_INCHES)
-    for axes in figure.subplots(
-        max(1, len(rows)), columns, squeeze=False, height_ratios=heights or None
-    ).flat:
-        axes.set_axis_off()
-    for axes, image, one_found, one_truth in zip(figure.axes, images, found, truth, strict=False):
+    figure, panels = new_gallery("draw_detections", images, 1, columns)
+    for (axes,), image, one_found, one_truth in zip(panels, images, found, truth, strict=True):
         axes.imshow(np.clip(image, 0, 255).astype("uint8"))
         for box, label, score in one_found:
             if score >= score_threshold:

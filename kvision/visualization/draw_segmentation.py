@@ -1,11 +1,9 @@
 """Label maps over their images, with a legend and the truth beside them."""
 
-import keras
 import numpy as np
 
-from kvision.visualization.figures import as_images, new_figure, saved
+from kvision.visualization.figures import PANEL_INCHES, as_images, as_maps, new_gallery, saved
 
-_PANEL_INCHES = 4.0
 _LEGEND_ROW_INCHES = 0.19
 _LEGEND_ENTRY_INCHES = 1.3
 _STRIPES = np.array([[70, 70, 70], [150, 150, 150]])
@@ -52,7 +50,7 @@ def draw_segmentation(
     images = as_images("draw_segmentation", images)
     kinds = {"found": labels, "truth": targets}
     maps = {
-        title: _label_maps(given, images, argument)
+        title: as_maps("draw_segmentation", given, images, argument)
         for (title, given), argument in zip(kinds.items(), ("labels", "targets"), strict=True)
         if given is not None
     }
@@ -62,45 +60,21 @@ def draw_segmentation(
     classes = [label for label in seen if label != ignore_label]
     table = _color_table(classes, class_names, colors)
 
-    columns = max(1, min(columns, len(images)))
-    across = columns * max(1, len(maps))
-    rows = [images[start : start + columns] for start in range(0, len(images), columns)]
-    heights = [_PANEL_INCHES * max(len(image) / image.shape[1] for image in row) for row in rows]
-    width = across * _PANEL_INCHES
+    panels = max(1, len(maps))
+    width = max(1, min(columns, len(images))) * panels * PANEL_INCHES
     legend_rows = -(-len(seen) // int(width / _LEGEND_ENTRY_INCHES))
-    legend_height = legend_rows * _LEGEND_ROW_INCHES
-    figure = new_figure(
-        "draw_segmentation", width, (sum(heights) or _PANEL_INCHES) + legend_height + 0.1
-    )
-    panels = figure.subplots(
-        max(1, len(rows)), across, squeeze=False, height_ratios=heights or None
-    ).flat
-    for axes in panels:
-        axes.set_axis_off()
-    panels = iter(figure.axes)
-    for index, image in enumerate(images):
+    legend_inches = legend_rows * _LEGEND_ROW_INCHES + 0.1
+    figure, panels = new_gallery("draw_segmentation", images, panels, columns, legend_inches)
+    for index, (image, row) in enumerate(zip(images, panels, strict=True)):
         picture = np.clip(image, 0, 255)
         if not maps:
-            next(panels).imshow(picture.astype("uint8"))
-        for title, found in maps.items():
-            axes = next(panels)
+            row[0].imshow(picture.astype("uint8"))
+        for axes, (title, found) in zip(row, maps.items(), strict=False):
             axes.imshow(_overlay(picture, found[index], table, ignore_label, opacity))
             if len(maps) > 1:
                 axes.set_title(title, fontsize=8, pad=2)
     _draw_legend(figure, seen, table, class_names, ignore_label, legend_rows)
     return saved(figure, path)
-
-
-def _label_maps(labels, images, argument):
-    """A list of `(h, w)`, of the sizes of the images."""
-    labels = [keras.ops.convert_to_numpy(one) for one in labels]
-    labels = [one[..., 0] if one.ndim == 3 and one.shape[-1] == 1 else one for one in labels]
-    if [one.shape for one in labels] != [image.shape[:2] for image in images]:
-        raise ValueError(
-            f"draw_segmentation: `{argument}` must be of the number and the sizes of `images`, "
-            f"{[image.shape[:2] for image in images]}. Received: {[one.shape for one in labels]}."
-        )
-    return labels
 
 
 def _color_table(classes, class_names, colors):

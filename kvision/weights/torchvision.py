@@ -7,6 +7,7 @@ import numpy as np
 from kvision.backbones import VGG, Backbone, MobileNetV2, ResNet
 from kvision.models.classification import ImageClassifier
 from kvision.models.detection import FasterRCNN
+from kvision.models.instances import MaskRCNN
 from kvision.models.segmentation import DeepLabV3
 from kvision.weights.layouts import CONVOLUTION, dense_after_flatten
 from kvision.weights.loading import Target, check_settings, load, torch_targets
@@ -46,7 +47,8 @@ def load_torchvision(model, state_dict, *, strict=True):
         model: A `ResNet` (`resnet18` to `resnet152` there), `VGG` (`vgg11` to `vgg19_bn`) or
             `MobileNetV2` of `kvision.backbones`, a `kvision.models.classification.ImageClassifier`
             on one, a `kvision.models.detection.FasterRCNN` on a ResNet for
-            `fasterrcnn_resnet50_fpn` and its kin with other ResNets, or a
+            `fasterrcnn_resnet50_fpn` and its kin with other ResNets, a
+            `kvision.models.instances.MaskRCNN` on a ResNet for `maskrcnn_resnet50_fpn`, or a
             `kvision.models.segmentation.DeepLabV3` on a ResNet for `deeplabv3_resnet50` and
             `deeplabv3_resnet101`, whose auxiliary head is reported as unused.
         state_dict: Mapping of torchvision's names to arrays (anything `numpy.asarray` takes).
@@ -73,7 +75,8 @@ def load_torchvision(model, state_dict, *, strict=True):
 def _current_name(name):
     """Name in today's torchvision of a variable that older checkpoints call otherwise."""
     name = re.sub(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
-    return re.sub(r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
+    name = re.sub(r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
+    return re.sub(r"mask_fcn(\d)\.", lambda match: f"{int(match[1]) - 1}.0.", name)
 
 
 def _targets(model):
@@ -83,18 +86,24 @@ def _targets(model):
         return _backbone_targets(model, prefix=""), lambda name: name.startswith(classifier)
     if isinstance(model, ImageClassifier):
         return _classifier_targets(model), lambda name: False
+    if isinstance(model, MaskRCNN) and isinstance(model.backbone, ResNet):
+        return _mask_rcnn_targets(model), lambda name: False
     if isinstance(model, FasterRCNN) and isinstance(model.backbone, ResNet):
         return _faster_rcnn_targets(model), lambda name: False
     if isinstance(model, DeepLabV3) and isinstance(model.backbone, ResNet):
         return _deeplab_targets(model), lambda name: name.startswith("aux_classifier.")
     raise ValueError(
         "load_torchvision: `model` must be a ResNet, VGG or MobileNetV2 of kvision.backbones, an "
-        "ImageClassifier on one, or a FasterRCNN or DeepLabV3 on a ResNet. "
+        "ImageClassifier on one, or a FasterRCNN, MaskRCNN or DeepLabV3 on a ResNet. "
         f"Received: {type(model).__name__}."
     )
 
 
 def _faster_rcnn_targets(model):
+    if model.fpn_filters is None:
+        raise ValueError(
+            "load_torchvision: torchvision's detectors have a pyramid. Received: fpn_filters=None."
+        )
     rpn, box_head = model.rpn_head, model.box_head
     hidden_layout = dense_after_flatten(model.roi_output_size, model.roi_output_size)
     return {
@@ -107,6 +116,19 @@ def _faster_rcnn_targets(model):
         **torch_targets(box_head.hidden[1], "roi_heads.box_head.fc7"),
         **torch_targets(box_head.classifier, "roi_heads.box_predictor.cls_score"),
         **torch_targets(box_head.regressor, "roi_heads.box_predictor.bbox_pred"),
+    }
+
+
+def _mask_rcnn_targets(model):
+    head = model.mask_head
+    check_settings("load_torchvision", "torchvision", model, {"mask_head_convs": (4,)})
+    targets = _faster_rcnn_targets(model)
+    for index, layer in enumerate(head.convs):
+        targets |= torch_targets(layer, f"roi_heads.mask_head.{index}.0")
+    return {
+        **targets,
+        **torch_targets(head.upsampling, "roi_heads.mask_predictor.conv5_mask"),
+        **torch_targets(head.predictor, "roi_heads.mask_predictor.mask_fcn_logits"),
     }
 
 

@@ -14,8 +14,8 @@ SPECS = {"P2": FeatureSpec(8, 4), "P3": FeatureSpec(16, 8)}
 IMAGE_SHAPE = (2, 64, 64, 3)
 
 
-def _faster_rcnn():
-    return kvision.models.detection.FasterRCNN(
+def _region_detector(model, **arguments):
+    return model(
         kvision.backbones.ResNetTiny(normalization="group"),
         num_classes=3,
         class_names=["a", "b", "c"],
@@ -32,14 +32,32 @@ def _faster_rcnn():
         score_threshold=0.0,
         max_detections=5,
         seed=3,
+        **arguments,
     )
+
+
+DETECTORS = {
+    "kvision.models.detection.FasterRCNN": functools.partial(
+        _region_detector, kvision.models.detection.FasterRCNN
+    ),
+    "kvision.models.instances.MaskRCNN": functools.partial(
+        _region_detector,
+        kvision.models.instances.MaskRCNN,
+        mask_roi_output_size=5,
+        mask_head_filters=8,
+        mask_head_convs=1,
+    ),
+    "kvision.models.instances.DeepWatershed": functools.partial(
+        create_small, "deep_watershed", num_classes=3, class_names=["a", "b", "c"]
+    ),
+}
 
 
 # The models of the other tasks, by an entry of the catalog.
 OF_THE_CATALOG = {
     f"kvision.models.{entry.task}.{entry.model.__name__}": name
     for name, entry in CATALOG.items()
-    if entry.task != "detection"
+    if entry.task not in ("detection", "instances")
 }
 INSTANCES = {
     "kvision.backbones.MobileNetV2": lambda: kvision.backbones.MobileNetV2(
@@ -65,6 +83,7 @@ INSTANCES = {
     "kvision.data.RandomScaledCrop": lambda: kvision.data.RandomScaledCrop(
         30, 40, scale=(0.75, 1.5), fill_value=114.0, seed=3
     ),
+    "kvision.layers.BilinearKernel": kvision.layers.BilinearKernel,
     "kvision.layers.BoxHead": lambda: kvision.layers.BoxHead(3, units=16),
     "kvision.layers.FPN": lambda: kvision.layers.FPN(SPECS, filters=8, num_extra_levels=2),
     "kvision.layers.FrozenBatchNormalization": lambda: kvision.layers.FrozenBatchNormalization(
@@ -73,6 +92,7 @@ INSTANCES = {
     "kvision.layers.LocalResponseNormalization": lambda: kvision.layers.LocalResponseNormalization(
         3, alpha=5e-4, beta=0.5, bias=2.0
     ),
+    "kvision.layers.MaskHead": lambda: kvision.layers.MaskHead(3, filters=8, num_convs=1),
     "kvision.layers.MaxPoolingWithArgmax2D": lambda: kvision.layers.MaxPoolingWithArgmax2D(
         3, strides=(2, 1), padding="same"
     ),
@@ -112,7 +132,7 @@ INSTANCES = {
     "kvision.metrics.VOCDetectionMetrics": lambda: kvision.metrics.VOCDetectionMetrics(
         iou_thresholds=(0.5, 0.75), interpolation="11_point"
     ),
-    "kvision.models.detection.FasterRCNN": _faster_rcnn,
+    **DETECTORS,
     **{name: functools.partial(create_small, entry) for name, entry in OF_THE_CATALOG.items()},
 }
 # Only their subclasses are made.
@@ -123,4 +143,3 @@ ABSTRACT = {
     "kvision.models.detection.Detector",
     "kvision.models.segmentation.Segmenter",
 }
-DETECTORS = {"kvision.models.detection.FasterRCNN": _faster_rcnn}

@@ -32,7 +32,7 @@ def scene(count=6):
             "area": np.array([576, 520, 720, 440, 0, 0], "float32"),
         },
         "segmentation_masks": instances * 10 + 300,
-        "instance_masks": instances,
+        "instance_ids": instances,
         "image_id": np.int32(3),
         "original_size": np.array(SIZE, "int32"),
     }
@@ -87,7 +87,7 @@ def test_boxes_and_masks_stay_on_their_pixels(name, run):
     after = run(augment(GEOMETRIC[name](), ignore_label=77), before)
     moved = 0
     for k, i in itertools.product(range(6), range(4)):
-        instance = after["instance_masks"][k, ..., 0] == i + 1
+        instance = after["instance_ids"][k, ..., 0] == i + 1
         box = after["bounding_boxes"]["boxes"][k, i]
         if after["bounding_boxes"]["labels"][k, i] < 0:
             assert not instance.any()
@@ -156,7 +156,7 @@ def test_a_center_crop_shifts_and_clips_exactly():
 def test_a_box_that_is_hardly_visible_becomes_padding_with_its_mask():
     after = augment([L.CenterCrop(32, 48)], min_visibility=0.2)(scene(1))
     np.testing.assert_array_equal(after["bounding_boxes"]["labels"][0], [-1, 0, -1, 2, -1, -1])
-    assert set(np.unique(after["instance_masks"])) == {0, 2, 4}
+    assert set(np.unique(after["instance_ids"])) == {0, 2, 4}
     assert 330 in after["segmentation_masks"]
 
 
@@ -171,7 +171,7 @@ def test_what_was_filled_is_ignored_whatever_the_image_is_filled_with():
     after = augment([layer], ignore_label=11)(scene(1))
     assert (after["images"][0, :36] == 114).all()
     assert (after["segmentation_masks"][0, :36] == 11).all()
-    assert (after["instance_masks"][0, :36] == 0).all()
+    assert (after["instance_ids"][0, :36] == 0).all()
     assert (after["segmentation_masks"][0, 36:] >= 300).all()
 
 
@@ -194,18 +194,18 @@ def test_pixel_layers_leave_the_targets_alone(kind, run):
         before["images"][:, :10, :10] = np.arange(100).reshape(10, 10, 1)
     after = run(augment([kind(**arguments)]), before)
     assert after["images"].dtype == np.uint8
-    for key in ("bounding_boxes", "segmentation_masks", "instance_masks"):
+    for key in ("bounding_boxes", "segmentation_masks", "instance_ids"):
         keras.tree.map_structure(np.testing.assert_array_equal, after[key], before[key])
 
 
 def test_masks_may_lack_their_channel_axis():
     before = scene(2)
     squeezed = {**before}
-    for key in ("segmentation_masks", "instance_masks"):
+    for key in ("segmentation_masks", "instance_ids"):
         squeezed[key] = before[key][..., 0]
     layers = [L.RandomRotation(0.2, fill_mode="constant", seed=3)]
     with_axis, without = augment(layers)(before), augment(layers)(squeezed)
-    for key in ("segmentation_masks", "instance_masks"):
+    for key in ("segmentation_masks", "instance_ids"):
         np.testing.assert_array_equal(without[key], with_axis[key][..., 0])
 
 
@@ -286,10 +286,8 @@ def test_semantic_masks_alone_may_be_reflected():
 @pytest.mark.parametrize("name", GEOMETRIC)
 def test_pixel_weights_go_with_their_pixels(name, run):
     before = scene()
-    weights = (
-        np.random.default_rng(0).permutation(before["instance_masks"][0].size).astype("float32")
-    )
-    weights = np.broadcast_to(weights.reshape(*SIZE, 1) + 1, before["instance_masks"].shape)
+    weights = np.random.default_rng(0).permutation(before["instance_ids"][0].size).astype("float32")
+    weights = np.broadcast_to(weights.reshape(*SIZE, 1) + 1, before["instance_ids"].shape)
     before |= {
         "segmentation_masks": (weights - 1).astype("int32"),
         "pixel_weights": weights,

@@ -14,7 +14,7 @@ def batch_of(n):
             "labels": rng.integers(-1, 3, (n, 2)).astype("int32"),
             "is_crowd": np.zeros((n, 2), bool),
         },
-        "instance_masks": np.zeros((n, 8, 8, 1), "int32"),
+        "instance_ids": np.zeros((n, 8, 8, 1), "int32"),
         "image_id": np.arange(n, dtype="int32"),
         "original_size": np.full((n, 2), 8, "int32"),
     }
@@ -45,6 +45,22 @@ def test_to_fit_gives_what_the_task_takes():
     labels = np.array([2, 0, 1])
     assert to_fit(batch | {"labels": labels}, "classification") == (batch["images"], labels)
     assert to_fit({"images": batch["images"], "labels": labels}) == (batch["images"], labels)
+
+
+def test_instances_come_with_their_boxes_and_the_semantic_map():
+    batch = batch_of(3)
+    images, targets = to_fit(batch, "instances")
+    assert images is batch["images"]
+    assert targets["instance_ids"] is batch["instance_ids"]
+    assert set(targets) - set(to_fit(batch)[1]) == {"instance_ids"}
+    semantic = np.ones((3, 8, 8, 1), "int32")
+    runs = np.zeros((3, 2, 5), "int32")
+    del batch["instance_ids"]
+    targets = to_fit(batch | {"mask_runs": runs, "segmentation_masks": semantic}, "instances")[1]
+    assert targets["mask_runs"] is runs
+    assert targets["semantic"] is semantic
+    with pytest.raises(ValueError, match=r"to_fit: the batch has no \['instance_ids'\]"):
+        to_fit(batch, "instances")
 
 
 def test_scenes_of_one_digit_are_classified_by_it():
@@ -95,7 +111,7 @@ class TestTensorFlow:
         batch = batch_of(5)
         parts = list(as_dataset(batch, 2).as_numpy_iterator())
         assert [len(part["images"]) for part in parts] == [2, 2, 1]
-        for key in ("images", "image_id", "original_size", "instance_masks"):
+        for key in ("images", "image_id", "original_size", "instance_ids"):
             joined = np.concatenate([part[key] for part in parts])
             np.testing.assert_array_equal(joined, batch[key])
             assert joined.dtype == batch[key].dtype

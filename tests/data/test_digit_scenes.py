@@ -23,7 +23,7 @@ def real_boxes(scenes, k):
 
 
 def digest(scenes):
-    parts = (scenes["images"], *scenes["bounding_boxes"].values(), scenes["instance_masks"])
+    parts = (scenes["images"], *scenes["bounding_boxes"].values(), scenes["instance_ids"])
     return hashlib.sha256(
         b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
     ).hexdigest()
@@ -37,7 +37,7 @@ def test_shapes_dtypes_and_padding(scenes):
     } == {
         "images": ((60, 128, 128, 3), "uint8"),
         "segmentation_masks": ((60, 128, 128, 1), "int32"),
-        "instance_masks": ((60, 128, 128, 1), "int32"),
+        "instance_ids": ((60, 128, 128, 1), "int32"),
         "image_id": ((60,), "int32"),
         "original_size": ((60, 2), "int32"),
     }
@@ -61,7 +61,7 @@ def test_the_same_bits_on_every_machine():
 def test_a_scene_does_not_depend_on_how_many_are_asked_for():
     few, many = digit_scenes(2, seed=3), digit_scenes(5, seed=3)
     np.testing.assert_array_equal(few["images"], many["images"][:2])
-    np.testing.assert_array_equal(few["instance_masks"], many["instance_masks"][:2])
+    np.testing.assert_array_equal(few["instance_ids"], many["instance_ids"][:2])
 
 
 def test_seed_and_split_change_the_scenes():
@@ -103,7 +103,7 @@ def test_masks_lie_in_their_boxes_and_agree_with_the_labels(scenes):
     for k in range(60):
         boxes = real_boxes(scenes, k).astype(int)
         instances, classes = (
-            scenes["instance_masks"][k, ..., 0],
+            scenes["instance_ids"][k, ..., 0],
             scenes["segmentation_masks"][k, ..., 0],
         )
         assert set(np.unique(instances)) == set(range(len(boxes) + 1))
@@ -121,7 +121,7 @@ def test_the_box_of_a_digit_in_full_view_is_tight():
     scenes = digit_scenes(30, max_overlap=0.0, seed=2)
     for k in range(30):
         for i, box in enumerate(real_boxes(scenes, k)):
-            rows, columns = np.nonzero(scenes["instance_masks"][k, ..., 0] == i + 1)
+            rows, columns = np.nonzero(scenes["instance_ids"][k, ..., 0] == i + 1)
             np.testing.assert_array_equal(
                 box, [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             )
@@ -149,7 +149,7 @@ def test_any_size_and_one_to_twelve_digits():
 def test_digits_stand_out_from_a_plain_background():
     scenes = digit_scenes(10, background="plain", clutter=False, max_overlap=0.0)
     for image, instances in zip(
-        scenes["images"].astype(int), scenes["instance_masks"][..., 0], strict=True
+        scenes["images"].astype(int), scenes["instance_ids"][..., 0], strict=True
     ):
         empty = image[instances == 0]
         ground = np.median(empty, 0)
@@ -159,7 +159,7 @@ def test_digits_stand_out_from_a_plain_background():
 
 def test_without_masks_the_rest_is_the_same():
     lean, full = digit_scenes(3, masks=False), digit_scenes(3)
-    assert set(full) - set(lean) == {"segmentation_masks", "instance_masks"}
+    assert set(full) - set(lean) == {"segmentation_masks", "instance_ids"}
     np.testing.assert_array_equal(lean["images"], full["images"])
 
 

@@ -34,32 +34,51 @@ STDDEV = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
 
 @torch.no_grad()
 def main(folder):
-    model = torchvision.models.detection.fasterrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=91
-    )
-    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-    arrays = {name: torch.from_numpy(value) for name, value in seeded_state_dict(shapes).items()}
-    missing = model.load_state_dict(arrays, strict=False).missing_keys
-    assert all(name.endswith("num_batches_tracked") for name in missing)
-    model.eval()
+    model, shapes = seeded(torchvision.models.detection.fasterrcnn_resnet50_fpn)
     golden = {
         "shapes": json.dumps(shapes),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
     }
-    chosen = []
+    chosen = chosen_photographs(folder, lambda image, shake=None: _outputs(model, image, shake))
+    for name, outputs in chosen.items():
+        golden |= {f"{name}/{key}": value for key, value in outputs.items()}
+    golden["photographs"] = json.dumps(list(chosen))
+    np.savez_compressed(Path(__file__).parent / "fasterrcnn.npz", **golden)
+
+
+def seeded(make):
+    """A detector of torchvision with seeded weights, and the shapes of its variables by name."""
+    model = make(weights=None, weights_backbone=None, num_classes=91)
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    arrays = {name: torch.from_numpy(value) for name, value in seeded_state_dict(shapes).items()}
+    missing = model.load_state_dict(arrays, strict=False).missing_keys
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    return model.eval(), shapes
+
+
+def chosen_photographs(folder, outputs_of):
+    """Outputs of the first photographs, by name, on which torchvision agrees with itself.
+
+    `outputs_of(image, shake)` gives the outputs for an image, as it is or shaken by a seed.
+    """
+    chosen = {}
     for name in CANDIDATES:
         image = np.asarray(Image.open(Path(folder) / f"{name}.jpg").convert("RGB"))
-        outputs = _outputs(model, image)
-        stable = all(
-            _same_detections(outputs, _outputs(model, image, shake)) for shake in range(SHAKES)
-        )
+        outputs = outputs_of(image)
+        stable = all(_same_detections(outputs, outputs_of(image, shake)) for shake in range(SHAKES))
         print(name, "stable" if stable else "hangs on rounding")
         if stable and len(chosen) < COUNT:
-            chosen.append(name)
-            golden |= {f"{name}/{key}": value for key, value in outputs.items()}
-    golden["photographs"] = json.dumps(chosen)
-    np.savez_compressed(Path(__file__).parent / "fasterrcnn.npz", **golden)
+            chosen[name] = outputs
+    return chosen
+
+
+def images_of(image, shake=None):
+    """An image as torchvision's detectors take it after their own resizing."""
+    x = (torch.tensor(image).permute(2, 0, 1)[None] / 255 - MEAN) / STDDEV
+    if shake is not None:
+        x = x + 1e-5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(shake))
+    return ImageList(x, [image.shape[:2]])
 
 
 def _same_detections(first, second):
@@ -69,11 +88,8 @@ def _same_detections(first, second):
 
 
 def _outputs(model, image, shake=None):
-    x = (torch.tensor(image).permute(2, 0, 1)[None] / 255 - MEAN) / STDDEV
-    if shake is not None:
-        x = x + 1e-5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(shake))
-    images = ImageList(x, [image.shape[:2]])
-    features = model.backbone(x)
+    images = images_of(image, shake)
+    features = model.backbone(images.tensors)
     logits, deltas = model.rpn.head(list(features.values()))
     proposals, _ = model.rpn(images, features)
     detections, _ = model.roi_heads(features, proposals, images.image_sizes)

@@ -50,6 +50,7 @@ def worked_region_losses(logits, deltas):
         boxes=None,
         labels=tensor([[0, 1, 0, -1, -1, -1]], "int32"),
         targets=tensor(wave((6, 4), 0.3, 0.5)[ORDER][None, :4]),
+        matches=None,
         num_positive=tensor([3], "int32"),
         num_sampled=tensor([6], "int32"),
     )

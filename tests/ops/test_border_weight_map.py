@@ -7,16 +7,7 @@ from keras import ops
 from kvision.ops import border_weight_map
 from kvision.ops.border_weight_map import BorderWeightMapOperation
 from kvision.testing import Case, Input, Invalid, KernelCall, OpContract, OpTests, Output, RawOp
-
-IDS = np.array([0, 0, 0, 1, 2, 7, 2**31 - 1], "int32")
-
-
-def patches(rng, shape, sizes):
-    """Cells of three by three pixels and more, of few ids."""
-    batch, height, width = shape
-    ids = rng.choice(IDS, (batch, height // 3 + 1, width // 3 + 1))
-    return ids.repeat(3, axis=1).repeat(3, axis=2)[:, :height, :width]
-
+from tests.ops.label_maps import ellipses, patches
 
 INSTANCES = Input("batch height width", patches, "int32")
 OUTPUT = Output("batch height width", "float32")
@@ -132,17 +123,6 @@ def defined(image, class_weights=(1.0, 1.0), border_weight=10.0, sigma=5.0):
     ]
     first, second = np.sort(nearest, axis=0)[:2].reshape(2, height, width)
     return weights + border_weight * np.exp(-((first + second) ** 2) / (2 * sigma**2))
-
-
-def ellipses(rng, height, width, number):
-    """A label map of ellipses, later ones over earlier, some of the same id."""
-    image = np.zeros((height, width), "int32")
-    y, x = np.mgrid[:height, :width]
-    for _ in range(number):
-        centre, radii = rng.uniform(0, [height, width]), rng.uniform(1, 9, 2)
-        inside = ((y - centre[0]) / radii[0]) ** 2 + ((x - centre[1]) / radii[1]) ** 2 < 1
-        image[inside] = rng.choice([1, 2, 3, 40_000, 2**31 - 1])
-    return image
 
 
 @pytest.mark.parametrize(

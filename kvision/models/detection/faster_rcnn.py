@@ -1,9 +1,10 @@
-"""Faster R-CNN on a feature pyramid."""
+"""Faster R-CNN, on a feature pyramid or on one map (C4)."""
 
 import keras
 import numpy as np
 from keras import ops
 
+from kvision.backbones.last_stage import split_last_stage
 from kvision.boxes import gather_rows, pyramid_anchors
 from kvision.layers import FPN, BoxHead, RPNHead
 from kvision.losses import smooth_l1, squared_error
@@ -33,11 +34,18 @@ class FasterRCNN(Detector):
     2017. The defaults are those of torchvision's `fasterrcnn_resnet50_fpn`, and so are the
     numbers: anchors, codes, selection and suppression agree step by step.
 
+    `fpn_filters=None` is the form of the first residual detectors (R-CNN "C4"): proposals and
+    regions come from the backbone's last map but one, and the backbone's last stage runs on each
+    pooled region, before the predictors of the box head. Detectron2's numbers for it are
+    `anchor_sizes=((32, 64, 128, 256, 512),)`, `roi_output_size=14`, `roi_sampling_ratio=0`,
+    `roi_aligned=True`, `rpn_pre_nms_top_n=6000` and `rpn_pre_nms_top_n_train=12000`.
+
     Images `(B, H, W, 3)` must have a static height and width, one for all batches of a data set:
     TensorFlow would retrace a step whose batches differ with an unknown size. Multiples of the
     coarsest stride keep anchors and features aligned. `call` gives a dictionary of
 
-    - `pyramid`: `{"P2": (B, H/4, W/4, fpn_filters), ...}`, of `levels` and the subsampled ones;
+    - `pyramid`: `{"P2": (B, H/4, W/4, fpn_filters), ...}`, of `levels` and the subsampled ones, or
+      `{"P4": (B, H/16, W/16, C)}`;
     - `rpn_logits (B, A)` and `rpn_deltas (B, A, 4)` of the anchors, level after level;
     - `proposals (B, R, 4)`, xyxy pixels by descending score, padded with 0, and
       `num_proposals (B,)`;
@@ -67,10 +75,12 @@ class FasterRCNN(Detector):
         image_size: See `Detector`.
         resize_policy: See `Detector`.
         levels: Names of the backbone's levels that the pyramid is built on, finest first. `None`:
-            those of a stride of 4 or more, as published; a VGG has two finer ones.
-        fpn_filters: Channels of the pyramid.
+            those of a stride of 4 or more, as published; a VGG has two finer ones. Without a
+            pyramid the backbone's last two count, whatever is named here.
+        fpn_filters: Channels of the pyramid; `None` for no pyramid, see above.
         anchor_sizes: For each pyramid level, finest first, the square root of the anchors' area
-            in pixels, or a sequence of such. Levels beyond `levels` are subsampled ones.
+            in pixels, or a sequence of such. Levels beyond `levels` are subsampled ones. Without
+            a pyramid, one sequence.
         aspect_ratios: Heights over widths of the anchors.
         rpn_pre_nms_top_n: Anchors of each level that are decoded.
         rpn_pre_nms_top_n_train: The same, in training.
@@ -87,7 +97,7 @@ class FasterRCNN(Detector):
         roi_sampling_ratio: See `kvision.ops.roi_align`.
         roi_aligned: See `kvision.ops.roi_align`. `True` is the more exact, `False` what
             torchvision's weights were trained with.
-        box_head_units: Width of the box head's dense layers.
+        box_head_units: Width of the box head's dense layers. Of no effect without a pyramid.
         roi_positive_iou: IoU with a ground truth from which a region is positive; below it is
             background.
         rois_per_image: Regions sampled for the losses.
@@ -108,6 +118,7 @@ class FasterRCNN(Detector):
     """
 
     loss_names = ("rpn_objectness_loss", "rpn_box_loss", "class_loss", "box_loss")
+    argument_rules = ARGUMENTS
 
     def __init__(
         self,
@@ -155,7 +166,7 @@ class FasterRCNN(Detector):
             **kwargs,
         )
         self.backbone = backbone
-        self.levels = pyramid_levels(backbone, levels)
+        self.levels = pyramid_levels(self, levels)
         self.fpn_filters = fpn_filters
         self.anchor_sizes = tuple(
             (float(sizes),) if np.ndim(sizes) == 0 else tuple(float(size) for size in sizes)
@@ -189,29 +200,42 @@ class FasterRCNN(Detector):
         check_arguments(self)
         self._build_layers()
 
-    @property
-    def level_specs(self):
-        """`FeatureSpec` of each of the backbone's levels that the pyramid is built on."""
-        return {name: self.backbone.feature_specs[name] for name in self.levels}
-
     def _build_layers(self):
-        specs = self.level_specs
-        self.fpn = FPN(
-            specs,
-            filters=self.fpn_filters,
-            num_extra_levels=len(self.anchor_sizes) - len(specs),
-            dtype=self.dtype_policy,
-            name="fpn",
-        )
+        specs, side = self.region_specs, self.roi_output_size
+        if not self.backbone.built:
+            self.backbone.build((None, None, None, 3))
+        if self.fpn_filters is None:
+            self.trunk, self.last_stage = split_last_stage(self.backbone)
+            levels = list(specs)
+            channels = specs[levels[0]].channels
+            regions_shape = (None, None, None, None, self.last_stage.output.shape[-1])
+        else:
+            self.fpn = FPN(
+                specs,
+                filters=self.fpn_filters,
+                num_extra_levels=len(self.anchor_sizes) - len(specs),
+                dtype=self.dtype_policy,
+                name="fpn",
+            )
+            self.fpn.build(
+                {name: (None, None, None, spec.channels) for name, spec in specs.items()}
+            )
+            levels, channels = list(self.fpn.feature_specs), self.fpn_filters
+            regions_shape = (None, None, side, side, channels)
         self.rpn_head = RPNHead(
             len(self.anchor_sizes[0]) * len(self.aspect_ratios),
-            filters=self.fpn_filters,
+            filters=channels,
             dtype=self.dtype_policy,
             name="rpn_head",
         )
+        self.rpn_head.build({name: (None, None, None, channels) for name in levels})
         self.box_head = BoxHead(
-            self.num_classes, units=self.box_head_units, dtype=self.dtype_policy, name="box_head"
+            self.num_classes,
+            units=None if self.fpn_filters is None else self.box_head_units,
+            dtype=self.dtype_policy,
+            name="box_head",
         )
+        self.box_head.build(regions_shape)
         self.iteration = self.add_weight(
             name="iteration",
             shape=(),
@@ -221,20 +245,22 @@ class FasterRCNN(Detector):
             autocast=False,
             aggregation="only_first_replica",
         )
-        if not self.backbone.built:
-            self.backbone.build((None, None, None, 3))
-        self.fpn.build({name: (None, None, None, spec.channels) for name, spec in specs.items()})
-        self.rpn_head.build(
-            {name: (None, None, None, self.fpn_filters) for name in self.fpn.feature_specs}
-        )
-        side = self.roi_output_size
-        self.box_head.build((None, None, side, side, self.fpn_filters))
         self.built = True
+
+    @property
+    def region_specs(self):
+        """`FeatureSpec` of every level that regions are pooled from, finest first."""
+        specs = self.backbone.feature_specs
+        names = list(specs)[-2:-1] if self.fpn_filters is None else self.levels
+        return {name: specs[name] for name in names}
 
     def call(self, images, training=None):
         image_size = _static_size(images)
-        features = self.backbone(images, training=training)
-        pyramid = self.fpn({name: features[name] for name in self.levels})
+        if self.fpn_filters is None:
+            pyramid = self.trunk(images, training=training)
+        else:
+            features = self.backbone(images, training=training)
+            pyramid = self.fpn({name: features[name] for name in self.levels})
         logits, deltas = self.rpn_head(pyramid)
         suffix = "_train" if training else ""
         proposals, num_proposals = propose_regions(
@@ -262,7 +288,7 @@ class FasterRCNN(Detector):
         return raw
 
     def box_outputs(self, pyramid, proposals):
-        """Runs the second stage on given regions.
+        """Runs the second stage on given regions, as in evaluation.
 
         Args:
             pyramid: The pyramid that `call` returned.
@@ -272,16 +298,34 @@ class FasterRCNN(Detector):
             `(class_logits (B, R, K + 1), box_deltas (B, R, K + 1, 4))`, float32, the background
             in column 0.
         """
-        specs = self.level_specs
-        regions = multiscale_roi_align(
+        return self.box_head(self.region_features(pyramid, proposals))
+
+    def region_features(self, pyramid, regions, *, output_size=None, training=False):
+        """Pools given regions and, without a pyramid, runs the backbone's last stage on each.
+
+        Args:
+            pyramid: The pyramid that `call` returned.
+            regions: Float tensor `(B, R, 4)`, xyxy pixels.
+            output_size: Bins along each side of a pooled region; `roi_output_size` by default.
+            training: Whether this is a training step.
+
+        Returns:
+            `(B, R, h, w, C)`, what the heads read.
+        """
+        specs = self.region_specs
+        pooled = multiscale_roi_align(
             {name: pyramid[name] for name in specs},
-            proposals,
-            output_size=self.roi_output_size,
+            regions,
+            output_size=output_size or self.roi_output_size,
             strides={name: spec.stride for name, spec in specs.items()},
             sampling_ratio=self.roi_sampling_ratio,
             aligned=self.roi_aligned,
         )
-        return self.box_head(regions)
+        if self.fpn_filters is not None:
+            return pooled
+        batch, count, *maps = ops.shape(pooled)
+        features = self.last_stage(ops.reshape(pooled, (batch * count, *maps)), training=training)
+        return ops.reshape(features, (batch, count, *ops.shape(features)[1:]))
 
     def compute_losses(self, images, targets, raw, training):
         """Returns the four losses. In training, counts the step.
@@ -303,9 +347,10 @@ class FasterRCNN(Detector):
             self.iteration.assign_add(1)
             step = ops.convert_to_tensor(self.iteration)
         anchors = self._anchors(raw["pyramid"], _static_size(images))
+        samples, features = self._sampled_regions(ground_truth, raw, step, training)
         return {
             **self._anchor_losses(np.concatenate(anchors), ground_truth, raw, step, training),
-            **self._region_losses(ground_truth, raw, step, training),
+            **self.compute_region_losses(images, targets, raw, samples, features, training),
         }
 
     def _anchor_losses(self, anchors, ground_truth, raw, step, training):
@@ -317,7 +362,7 @@ class FasterRCNN(Detector):
             deltas = gather_rows(raw["rpn_deltas"], samples.indices)
         return anchor_losses(logits, deltas, samples, self._box_loss)
 
-    def _region_losses(self, ground_truth, raw, step, training):
+    def _sampled_regions(self, ground_truth, raw, step, training):
         proposals, num_proposals = raw["proposals"], raw["num_proposals"]
         size = proposals.shape[1]
         available = ops.arange(size, dtype="int32")[None, :] < num_proposals[:, None]
@@ -325,8 +370,28 @@ class FasterRCNN(Detector):
             proposals = ops.concatenate([proposals, ground_truth.boxes], axis=1)
             available = ops.concatenate([available, ground_truth.valid], axis=1)
         samples = self.sample_regions(proposals, available, ground_truth, step)
+        if not training:
+            return samples, None
+        return samples, self.region_features(raw["pyramid"], samples.boxes, training=True)
+
+    def compute_region_losses(self, images, targets, raw, samples, features, training):
+        """Returns the losses of the heads on sampled regions; a model with more heads adds its own.
+
+        Args:
+            images: See `compute_losses`.
+            targets: See `compute_losses`.
+            raw: See `compute_losses`.
+            samples: `Samples` of regions.
+            features: In training, what `region_features` gives of them; else `None`: the regions
+                are proposals then, of which `raw` holds the outputs.
+            training: See `compute_losses`.
+
+        Returns:
+            Dictionary of scalars.
+        """
+        del images, targets
         if training:
-            logits, deltas = self.box_outputs(raw["pyramid"], samples.boxes)
+            logits, deltas = self.box_head(features)
         else:
             logits = gather_rows(raw["class_logits"], samples.indices)
             deltas = gather_rows(raw["box_deltas"], samples.indices)
@@ -416,11 +481,8 @@ class FasterRCNN(Detector):
         return pyramid_anchors(image_size, sizes, self.anchor_sizes, self.aspect_ratios)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "levels": list(self.levels),
-            **{name: getattr(self, name) for name in ARGUMENTS},
-        }
+        arguments = {name: getattr(self, name) for name in self.argument_rules}
+        return {**super().get_config(), "levels": list(self.levels), **arguments}
 
 
 def _static_size(images):

@@ -24,6 +24,7 @@ class Samples(NamedTuple):
         labels: `(B, S)` int32, the class of the ground truth; -1 for negatives and padding.
         targets: `(B, P, 4)` float32, offsets from candidate to ground truth of the first P
             samples, among which are all positives.
+        matches: `(B, P)` int32, the row of the ground truth that each of these is matched with.
         num_positive: `(B,)` int32.
         num_sampled: `(B,)` int32.
     """
@@ -32,6 +33,7 @@ class Samples(NamedTuple):
     boxes: Any
     labels: Any
     targets: Any
+    matches: Any
     num_positive: Any
     num_sampled: Any
 
@@ -114,8 +116,7 @@ def sample_boxes(
     is_positive = ops.arange(size, dtype="int32")[None, :] < num_positive[:, None]
     labels = ops.where(is_positive, gather_rows(ground_truth.labels, matches), -1)
     first = min(int(num_samples * positive_fraction), size)
-    targets = encode_boxes(
-        gather_rows(ground_truth.boxes, matches[:, :first]), boxes[:, :first], code_weights
-    )
+    matches = matches[:, :first]
+    targets = encode_boxes(gather_rows(ground_truth.boxes, matches), boxes[:, :first], code_weights)
     targets = ops.where(is_positive[:, :first, None], targets, 0.0)
-    return Samples(indices, boxes, labels, targets, num_positive, num_sampled)
+    return Samples(indices, boxes, labels, targets, matches, num_positive, num_sampled)

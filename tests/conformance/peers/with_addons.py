@@ -21,11 +21,16 @@ def giou_loss(mode):
     return answer
 
 
+def components(mask):
+    return tfa.image.connected_components(mask).numpy()
+
+
 if __name__ == "__main__":
     serve(
         {
             "tfa.losses.GIoULoss and gradients": giou_loss("giou"),
             "tfa.losses.GIoULoss(mode='iou') and gradients": giou_loss("iou"),
+            "tfa.image.connected_components": components,
         },
         modules=[tfa, tf],
     )
