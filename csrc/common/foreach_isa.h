@@ -3,6 +3,7 @@
 // that set. The file includes nothing itself, and CurrentIsa() says which version to call. No
 // include guard: a source may have several such files.
 
+#include <cmath>
 #include <type_traits>
 
 #include "common/half.h"

@@ -19,6 +19,7 @@ from kvision.ops import native
 from tests.conformance import (
     components,
     convolutions,
+    masks,
     overlaps,
     pooling,
     pyramids,
@@ -36,6 +37,7 @@ ROWS = (
     *suppression.ROWS,
     *overlaps.ROWS,
     *components.ROWS,
+    *masks.ROWS,
 )
 # The share of the calls that each answers: eager `keras.ops` take a hundred times as long.
 IMPLEMENTATIONS = {"native": 1.0, "reference": 0.1}
