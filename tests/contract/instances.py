@@ -121,6 +121,15 @@ INSTANCES = {
     "kvision.metrics.COCODetectionMetrics": lambda: kvision.metrics.COCODetectionMetrics(
         per_class=True, class_names=["a", "b"]
     ),
+    "kvision.metrics.COCOMaskMetrics": lambda: kvision.metrics.COCOMaskMetrics(
+        per_class=True, class_names=["a", "b"]
+    ),
+    "kvision.metrics.ObjectMetrics": lambda: kvision.metrics.ObjectMetrics(
+        per_threshold=True, name="cells"
+    ),
+    "kvision.metrics.PanopticQuality": lambda: kvision.metrics.PanopticQuality(
+        3, things=[0, 2], background_is_void=False, per_class=True, class_names=["a", "b", "c"]
+    ),
     "kvision.metrics.SegmentationMetrics": lambda: kvision.metrics.SegmentationMetrics(
         2, ignore_class=255, per_class=True, class_names=["a", "b"], name="street"
     ),
