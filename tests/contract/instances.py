@@ -118,6 +118,9 @@ INSTANCES = {
     "kvision.metrics.BoundaryFScore": lambda: kvision.metrics.BoundaryFScore(
         2, tolerance=3, ignore_class=255, count_absent=False, per_class=True, class_names=["a", "b"]
     ),
+    "kvision.metrics.CityscapesInstanceMetrics": lambda: kvision.metrics.CityscapesInstanceMetrics(
+        min_area=10, ignore_class=0, per_class=True, class_names=["a", "b"]
+    ),
     "kvision.metrics.COCODetectionMetrics": lambda: kvision.metrics.COCODetectionMetrics(
         per_class=True, class_names=["a", "b"]
     ),
