@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # In pixels: blur of the image, least distance of two peaks, least area of a nucleus.
-GRID = {"blur": (0.5, 1.0, 2.0), "separation": (3, 5, 7, 10), "min_area": (10, 20, 40)}
+GRID = {"blur": (0.5, 1.0, 2.0), "separation": (5, 7, 10), "min_area": (20, 40, 80)}
 REPORTED = ("f1_50", "f1_75", "f1", "ap_50", "ap_75", "ap")
 
 

@@ -109,8 +109,8 @@ def read_instance_ids(owner, argument, value):
             f"{owner}: instance ids must have shape (B, H, W) or (B, H, W, 1). "
             f"Received: {tuple(ids.shape)} as `{argument}`."
         )
-    height, width = ops.shape(ids)[1:]
-    return ops.reshape(ids, (-1, height * width))
+    num_images, height, width = ops.shape(ids)
+    return ops.reshape(ids, (num_images, height * width))
 
 
 def check_same_pixels(owner, truth, found):

@@ -220,6 +220,22 @@ def test_areas_are_those_of_original_images():
     assert metrics.result()["mask_AP_small"] == pytest.approx(1.0)
 
 
+def test_masks_end_with_the_image():
+    """What is found in the padding is cut off: below row 67 and right of column 200 is nothing."""
+    whole = np.ones((100, 200), "int32")
+    true = whole.copy()
+    true[67:] = 0
+    metrics = COCOMaskMetrics()
+    original_size = {"original_size": np.array([[200, 600]])}
+    update(metrics, [true], [whole], (100, 200), "letterbox", **original_size)
+    assert metrics.result()["mask_AP"] == pytest.approx(1.0)
+    (record,) = metrics.images.values()
+    assert record.detected_masks[0]["area"] == pytest.approx(200 * 600)
+    metrics.reset()
+    update(metrics, [true], [whole], (100, 200))
+    assert metrics.result()["mask_AP"] == pytest.approx(0.4)  # IoU 0.67
+
+
 @pytest.mark.parametrize(("truth", "found", "expected"), [([], [], math.nan), ([A], [], 0.0)])
 def test_nothing_to_find_or_nothing_found(truth, found, expected):
     metrics = COCOMaskMetrics()
