@@ -153,18 +153,28 @@ class Instances:
             )
         found = 0
         for ids, others in zip(*maps, strict=True):
-            # Ids may be exchanged; of a mask's border, single pixels may be on either side.
-            both = np.stack([ids, others], axis=-1).reshape(-1, 2)
-            pairs, counts = np.unique(both, axis=0, return_counts=True)
-            same = {}
-            for (one, other), count in zip(pairs.tolist(), counts.tolist(), strict=True):
-                if (one > 0) == (other > 0):
-                    same[one] = max(same.get(one, 0), count)
-            apart = 1 - sum(same.values()) / max(ids.size, 1)
+            apart = 1 - _common_share(ids, others)
             if apart > 1e-3:
                 raise ValueError(f"{apart:.2%} of an image's pixels are of another instance")
             found += int((np.unique(ids) > 0).sum())
         return found, differences
+
+
+def _common_share(ids, others):
+    """Share of the pixels that are of the same instance, where each has one id in either map.
+
+    Detections of almost equal scores may have exchanged their ids, and single pixels of a mask's
+    border may be on either side.
+    """
+    both = np.stack([ids, others], axis=-1).reshape(-1, 2)
+    pairs, counts = np.unique(both, axis=0, return_counts=True)
+    to_other, to_one, common = {0: 0}, {0: 0}, 0
+    for index in np.argsort(-counts, kind="stable"):
+        one, other = pairs[index].tolist()
+        if to_other.get(one, other) == other and to_one.get(other, one) == one:
+            to_other[one], to_one[other] = other, one
+            common += counts[index]
+    return common / max(ids.size, 1)
 
 
 class LabelMaps:

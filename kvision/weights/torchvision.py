@@ -120,9 +120,8 @@ def _faster_rcnn_targets(model):
 
 
 def _mask_rcnn_targets(model):
-    head = model.mask_head
+    targets, head = _faster_rcnn_targets(model), model.mask_head
     check_settings("load_torchvision", "torchvision", model, {"mask_head_convs": (4,)})
-    targets = _faster_rcnn_targets(model)
     for index, layer in enumerate(head.convs):
         targets |= torch_targets(layer, f"roi_heads.mask_head.{index}.0")
     return {

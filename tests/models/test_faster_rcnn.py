@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kvision.backbones import VGG
+from kvision.backbones import VGG, ResNet50, ResNetTiny
 from kvision.layers import FeatureSpec
 from kvision.models.detection import FasterRCNN
 from tests.models.tiny_faster_rcnn import SIDE, TinyBackbone, squares, tiny_faster_rcnn
@@ -401,3 +401,48 @@ def test_fit_learns_to_find_squares():
                 )
             )
     assert found >= 0.8 * total
+
+
+def test_parameters_of_the_c4_form():
+    """Detectron2's count of 80 classes, and the box of the background that it has not."""
+    with keras.StatelessScope(initialize_variables=False):  # shapes alone
+        model = FasterRCNN(
+            ResNet50(version="v1.5", normalization="frozen_batch"),
+            80,
+            fpn_filters=None,
+            anchor_sizes=((32, 64, 128, 256, 512),),
+            roi_output_size=14,
+        )
+    parameters = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert parameters == 33_791_644 + 4 * (2048 + 1)
+
+
+def test_the_c4_form_is_a_backbone_cut_in_two():
+    images, _ = squares(2)
+    backbone = ResNetTiny(normalization="group")
+    anchors = ((16, 32, 64),)
+    model = tiny_faster_rcnn(
+        backbone=backbone, fpn_filters=None, anchor_sizes=anchors, roi_output_size=4
+    )
+    raw = model(images)
+    assert set(raw["pyramid"]) == {"P4"}
+    maps = backbone(images)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(raw["pyramid"]["P4"]), ops.convert_to_numpy(maps["P4"]), atol=1e-5
+    )
+    # Of a region that is the whole image, each bin a cell, the last stage gives the last map.
+    whole = np.tile(np.array([0, 0, SIDE, SIDE], "float32"), (2, 1, 1))
+    model.roi_aligned, model.roi_sampling_ratio = True, 1
+    features = model.region_features(raw["pyramid"], whole)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(features)[:, 0], ops.convert_to_numpy(maps["P5"]), atol=1e-4
+    )
+    logits, _ = model.box_outputs(raw["pyramid"], whole)
+    mean = ops.convert_to_numpy(maps["P5"]).mean(axis=(1, 2))
+    expected = mean @ ops.convert_to_numpy(model.box_head.classifier.kernel)
+    np.testing.assert_allclose(ops.convert_to_numpy(logits)[:, 0], expected, atol=1e-4)
+
+
+def test_a_backbone_that_cannot_be_cut():
+    with pytest.raises(ValueError, match="split_last_stage: `backbone` must be a functional model"):
+        tiny_faster_rcnn(fpn_filters=None, anchor_sizes=((16, 32, 64),))

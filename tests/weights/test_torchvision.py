@@ -9,6 +9,7 @@ import pytest
 from kvision.backbones import VGG, MobileNetV2, ResNet, ResNet18, ResNet50
 from kvision.models.classification import ImageClassifier
 from kvision.models.detection import FasterRCNN
+from kvision.models.instances import MaskRCNN
 from kvision.weights import WeightsMismatchError, load_torchvision
 from kvision.weights.layouts import dense_after_flatten
 from tests.golden.seeded_weights import seeded_state_dict
@@ -147,6 +148,36 @@ def test_another_number_of_classes(detector):
     np.testing.assert_array_equal(
         few.rpn_head.conv.bias.numpy(), state_dict["rpn.head.conv.0.0.bias"]
     )
+
+
+@pytest.fixture(scope="module")
+def small_mask_rcnn():
+    backbone = ResNet((1,) * 4, widths=(4,) * 4, version="v1.5", normalization="frozen_batch")
+    return MaskRCNN(backbone, 3, fpn_filters=4, box_head_units=4, mask_head_filters=4)
+
+
+def test_masks_of_the_old_names(small_mask_rcnn):
+    names = load_torchvision(small_mask_rcnn, {}, strict=False).missing
+    nothing = dict.fromkeys(names, np.zeros(()))
+    shapes = load_torchvision(small_mask_rcnn, nothing, strict=False).mismatched
+    state_dict = seeded_state_dict({name: expected for name, (expected, _) in shapes.items()})
+    old = {
+        re.sub(r"(mask_head)\.(\d)\.0\.", lambda m: f"{m[1]}.mask_fcn{int(m[2]) + 1}.", name): array
+        for name, array in state_dict.items()
+    }
+    assert "roi_heads.mask_head.mask_fcn4.bias" in old
+    assert load_torchvision(small_mask_rcnn, old).complete
+    for index, conv in enumerate(small_mask_rcnn.mask_head.convs):
+        expected = state_dict[f"roi_heads.mask_head.{index}.0.weight"].transpose(2, 3, 1, 0)
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(conv.kernel), expected)
+
+
+def test_torchvision_has_no_c4(small_mask_rcnn):
+    c4 = MaskRCNN(
+        small_mask_rcnn.backbone, 3, fpn_filters=None, anchor_sizes=((32, 64),), mask_head_convs=0
+    )
+    with pytest.raises(ValueError, match="fpn_filters=None"):
+        load_torchvision(c4, {})
 
 
 def test_flattened_maps_are_reordered():

@@ -136,7 +136,7 @@ class MaskRCNN(FasterRCNN):
             else:
                 regions = self._mask_regions(raw["pyramid"], boxes)
             logits = self.mask_head(regions, samples.labels[:, :count] + 1)
-            expected = _crop(targets, boxes, rows, logits.shape[2], images.shape[1:3])
+            expected = _crop(targets, boxes, rows, logits.shape[2], tuple(images.shape[1:3]))
             return mask_loss(logits, expected, samples.num_positive)
 
         most = ops.max(samples.num_positive)
