@@ -139,7 +139,9 @@ def mask_to_polygons(mask):
     if all(_is_clockwise(ring) for ring in rings):
         return [np.ravel(ring).tolist() for ring in rings]
     start = rings[0][0]
-    path = [corner for ring in rings for corner in (*ring, ring[0], start)]
+    path = [*rings[0], start]
+    for ring in rings[1:]:
+        path += [*ring, ring[0], start]
     return [np.ravel(path).tolist()]
 
 

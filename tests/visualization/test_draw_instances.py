@@ -85,9 +85,7 @@ def test_energy_has_a_scale_and_a_line_at_the_cut():
     assert figure.axes[1].get_images()[0].get_clim() == (-0.5, 7.5)
     (line,) = figure.axes[1].collections
     corners = line.get_paths()[0].vertices
-    np.testing.assert_array_equal(
-        corners.min(0), [14.5, 5]
-    )  # half-way to the pixels before
+    np.testing.assert_array_equal(corners.min(0), [14.5, 4.5])  # half-way to the pixels before
     assert not figure.axes[4].collections  # nothing is above the cut
     assert figure.axes[6].get_ylabel() == "level"
 
