@@ -142,6 +142,8 @@ def test_the_smallest_object_is_painted_on_top():
         for i in sorted(range(4), key=lambda i: -objects[i].sum()):
             expected[objects[i]] = i + 1
         np.testing.assert_array_equal(runs_to_ids(runs, shape), expected)
+        as_list = [mask_to_runs(mask).tolist() for mask in objects]
+        np.testing.assert_array_equal(runs_to_ids(as_list, shape), expected)
 
 
 @pytest.mark.parametrize(
