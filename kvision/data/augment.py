@@ -135,7 +135,8 @@ class _Augmentation:
         masks = _stack_masks(batch, backend)
         boxes = dict(batch.get("bounding_boxes", {}))
         real = boxes["labels"] >= 0 if boxes else None
-        ids = _InstanceIds(batch, backend) if boxes and "instance_ids" in batch else None
+        move = any(isinstance(layer, _MOVING_LAYERS) for layer, _ in self.steps)
+        ids = _InstanceIds(batch, backend) if move and boxes and "instance_ids" in batch else None
         drawn = ids.boxes(masks)[1] if ids else None
         size = images.shape[1:3]
         for layer, mask_layer in self.steps:
