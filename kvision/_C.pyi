@@ -138,6 +138,18 @@ def crop_masks(
     rows: (batch, num_boxes), the instance whose mask a box gets; none below 0.
     output: (batch, num_boxes, output_height, output_width), RoIAlign of the mask, not aligned, with the
       adaptive grid.
+def connected_components(
+    mask: ArrayLike,
+    *,
+    connectivity: int = 8,
+    num_threads: int = 0,
+) -> ndarray:
+    """The connected components of masks.
+
+    mask: (batch, height, width).
+    connectivity: 4 for neighbours that share a side, 8 for those that share a corner too.
+    labels: (batch, height, width), the components of each image numbered from 1 in raster order of
+      their first pixels; 0 where the mask is not set.
     """
 
 def depthwise_atrous_pyramid_pooling(
@@ -503,4 +515,28 @@ def soft_nms(
     indices: boxes by order of selection, padded with -1.
     decayed_scores: their scores when they were selected, padded with 0.
     count: how many are selected.
+    """
+
+def watershed_instances(
+    energy: ArrayLike,
+    semantic: ArrayLike,
+    grow_within: ArrayLike,
+    *,
+    cut: ArrayLike,
+    min_area: ArrayLike,
+    grow: ArrayLike,
+    fill_holes: int = 64,
+    connectivity: int = 8,
+    num_threads: int = 0,
+) -> ndarray:
+    """Instances of an energy map, as deep watershed cuts them.
+
+    energy: (B, H, W).
+    semantic: (B, H, W), classes from 1, all else is background; or (B, 0, 0): all is of class 1.
+    grow_within: (B, H, W), where instances may grow to; or (B, 0, 0): anywhere.
+    cut, min_area, grow: (C,), of each class from 1 on.
+    fill_holes: holes of fewer pixels are filled.
+    connectivity: 4 for neighbours that share a side, 8 for those that share a corner too.
+    instances: (B, H, W), ids of each image from 1 in raster order of their first pixels, 0 for
+      background.
     """
