@@ -99,6 +99,20 @@ def border_weight_map(
 def build_info() -> dict[str, str]:
     """What the library was built with; empty where a part was left out."""
 
+def connected_components(
+    mask: ArrayLike,
+    *,
+    connectivity: int = 8,
+    num_threads: int = 0,
+) -> ndarray:
+    """The connected components of masks.
+
+    mask: (batch, height, width).
+    connectivity: 4 for neighbours that share a side, 8 for those that share a corner too.
+    labels: (batch, height, width), the components of each image numbered from 1 in raster order of
+      their first pixels; 0 where the mask is not set.
+    """
+
 def crop_mask_runs(
     runs: ArrayLike,
     boxes: ArrayLike,
@@ -138,18 +152,6 @@ def crop_masks(
     rows: (batch, num_boxes), the instance whose mask a box gets; none below 0.
     output: (batch, num_boxes, output_height, output_width), RoIAlign of the mask, not aligned, with the
       adaptive grid.
-def connected_components(
-    mask: ArrayLike,
-    *,
-    connectivity: int = 8,
-    num_threads: int = 0,
-) -> ndarray:
-    """The connected components of masks.
-
-    mask: (batch, height, width).
-    connectivity: 4 for neighbours that share a side, 8 for those that share a corner too.
-    labels: (batch, height, width), the components of each image numbered from 1 in raster order of
-      their first pixels; 0 where the mask is not set.
     """
 
 def depthwise_atrous_pyramid_pooling(
@@ -553,6 +555,8 @@ def watershed_instances(
     connectivity: 4 for neighbours that share a side, 8 for those that share a corner too.
     instances: (B, H, W), ids of each image from 1 in raster order of their first pixels, 0 for
       background.
+    """
+
 def watershed_targets(
     instances: ArrayLike,
     *,

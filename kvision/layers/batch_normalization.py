@@ -14,7 +14,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
     inference, in float64, with a mask, renormalisation or replicas in step, and in JAX and PyTorch
     it is Keras' layer.
 
-    Args, input, output and errors: those of `keras.layers.BatchNormalization`.
+    Input, output and errors are those of `keras.layers.BatchNormalization`.
+
+    Args:
+        axis: int, the axis of the channels.
+        momentum: float in [0, 1], the part of the moving statistics that a step keeps.
+        epsilon: float, added to the variance.
+        center: bool, whether there is an offset `beta`.
+        scale: bool, whether there is a factor `gamma`.
+        beta_initializer, gamma_initializer: Initializers of both.
+        moving_mean_initializer, moving_variance_initializer: Those of the moving statistics.
+        beta_regularizer, gamma_regularizer: Regularizers, or `None`.
+        beta_constraint, gamma_constraint: Constraints, or `None`.
+        renorm: bool, whether it is batch renormalisation.
+        renorm_clipping: dict, its bounds, or `None`.
+        renorm_momentum: float, the momentum of its statistics.
+        synchronized: bool, whether replicas share their statistics.
+        **kwargs: Of `keras.layers.Layer`.
     """
 
     def call(self, inputs, training=None, mask=None):

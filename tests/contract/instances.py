@@ -87,6 +87,7 @@ INSTANCES = {
     "kvision.layers.BilinearKernel": kvision.layers.BilinearKernel,
     "kvision.layers.BoxHead": lambda: kvision.layers.BoxHead(3, units=16),
     "kvision.layers.FPN": lambda: kvision.layers.FPN(SPECS, filters=8, num_extra_levels=2),
+    "kvision.layers.BatchNormalization": lambda: kvision.layers.BatchNormalization(momentum=0.9),
     "kvision.layers.FrozenBatchNormalization": lambda: kvision.layers.FrozenBatchNormalization(
         epsilon=1e-3
     ),

@@ -414,6 +414,8 @@ def _components(rng, small):
             tensors = [energy, nothing.astype("int32"), nothing.astype(bool)]
             label += ", one class"
             yield Call("watershed_instances", label, tensors, numbers | {"fill_holes": 64})
+
+
 def _crop_masks(rng, small):
     # Images, height, width, boxes; the side of the patches that are drawn.
     layouts = [(2, 33, 70, 20, 4), (1, 1, 50, 5, 1), (1, 50, 1, 5, 2), (2, 9, 9, 0, 3)]
@@ -455,6 +457,8 @@ def _paste_masks(rng, small):
             yield Call("paste_masks", label, [masks, boxes], attributes)
             attributes = {**attributes, "num_runs": num_runs}
             yield Call("paste_mask_runs", label, [masks, boxes], attributes)
+
+
 def _watershed_targets(rng, small):
     # Images, height, width; the side of the patches that are drawn: of one pixel, of several, and
     # of all of the image.
