@@ -99,9 +99,11 @@ class MaskHead(keras.layers.Layer):
 
     def _of_class(self, pixels, classes):
         """The last convolution, of one column a region: `(N, P, F)` and `(N,)` to `(N, P)`."""
-        kernels = ops.reshape(self.predictor.kernel, (self.filters, self.num_masks))
+        # Under mixed precision the weights of a layer inside arrive in the lower one.
+        kernels = ops.cast(self.predictor.kernel, "float32")
+        kernels = ops.reshape(kernels, (self.filters, self.num_masks))
         kernels = ops.take(ops.transpose(kernels), classes, axis=0)
-        bias = ops.take(self.predictor.bias, classes, axis=0)
+        bias = ops.take(ops.cast(self.predictor.bias, "float32"), classes, axis=0)
         products = ops.matmul(ops.cast(pixels, "float32"), kernels[:, :, None])
         return products[:, :, 0] + bias[:, None]
 
