@@ -28,6 +28,8 @@ ALLOWED = {
 }
 # Of `models`, what every task may use.
 SHARED_BY_TASKS = {"data_checks", "image_model"}
+# What detects is part of what finds instances, and not the other way round.
+TASKS_ON_TASKS = {"instances": {"detection"}}
 # The one import upwards, `Model.export` opening `kvision.export` inside the method, and the one of
 # the compiled module.
 DOORS = {("models/image_model.py", "export"), ("ops/library.py", "_C")}
@@ -138,8 +140,8 @@ def test_packages_import_downwards(path):
         allowed = target in ALLOWED[package] or target == package
         assert allowed or (_name(path), target) in DOORS, f"{_name(path)} imports {name}"
         if package == target == "models" and len(rest) > 1 and deeper:
-            own = deeper[0] == rest[0] or deeper[0] in SHARED_BY_TASKS
-            assert own, f"{_name(path)}: one task imports another, {name}"
+            usable = {rest[0]} | SHARED_BY_TASKS | TASKS_ON_TASKS.get(rest[0], set())
+            assert deeper[0] in usable, f"{_name(path)}: one task imports another, {name}"
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "testing").rglob("*.py")), ids=_name)
