@@ -347,11 +347,10 @@ class FasterRCNN(Detector):
             self.iteration.assign_add(1)
             step = ops.convert_to_tensor(self.iteration)
         anchors = self._anchors(raw["pyramid"], _static_size(images))
+        losses = self._anchor_losses(np.concatenate(anchors), ground_truth, raw, step, training)
         samples, features = self._sampled_regions(ground_truth, raw, step, training)
-        return {
-            **self._anchor_losses(np.concatenate(anchors), ground_truth, raw, step, training),
-            **self.compute_region_losses(images, targets, raw, samples, features, training),
-        }
+        regions = self.compute_region_losses(images, targets, raw, samples, features, training)
+        return {**losses, **regions}
 
     def _anchor_losses(self, anchors, ground_truth, raw, step, training):
         samples = self.sample_anchors(anchors, ground_truth, step)

@@ -5,7 +5,6 @@ Source: He, Gkioxari, Dollár, Girshick, "Mask R-CNN", 2017, section 3.
 
 import functools
 
-import numpy as np
 from keras import ops
 
 from kvision.losses import sampled_mean
@@ -44,5 +43,5 @@ def of_the_first(count, size, function, *, steps=8):
         What the function gives.
     """
     lengths = sorted({-(-size * step // steps) for step in range(1, steps + 1)})
-    index = ops.sum(ops.cast(count > np.array(lengths[:-1], "int32"), "int32"))
+    index = ops.sum(ops.cast(count > ops.convert_to_tensor(lengths[:-1], "int32"), "int32"))
     return ops.switch(index, [functools.partial(function, length) for length in lengths])
