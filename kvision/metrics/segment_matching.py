@@ -59,7 +59,7 @@ def elect_partners(truth, found):
         where it or the true one is id 0, they share nothing.
     """
     powers = ops.convert_to_tensor(2 ** np.arange(31, dtype="int32"))
-    largest = ops.max(found.ids, initial=0)  # there may be no image
+    largest = ops.max(ops.pad(found.ids, ((0, 1),)))  # there may be no image
     num_digits = ops.sum(ops.cast(powers <= largest, "int32"))
 
     def elect_digit(place, elected):

@@ -25,15 +25,14 @@ def segments_of(folder, annotation, classes):
     colours = np.asarray(Image.open(folder / annotation["file_name"]).convert("RGB"))
     numbers = colours.astype("int64") @ [1, 256, 65536]
     described = annotation["segments_info"]
-    ids = np.zeros(numbers.shape, "int32")
+    # All padded to one size, for which JAX compiles once.
+    ids = np.zeros((1, 640, 640), "int32")
+    labels, is_crowd = np.full((1, 99), -1), np.zeros((1, 99), "int32")
     for index, segment in enumerate(described):
-        ids[numbers == segment["id"]] = index + 1
-    rows = {
-        "labels": [classes.index(segment["category_id"]) for segment in described],
-        "is_crowd": [segment.get("iscrowd", 0) for segment in described],
-    }
-    rows = {name: np.array(values, "int32")[None] for name, values in rows.items()}
-    return {"instance_ids": ids[None], **rows}
+        ids[0, : len(numbers), : numbers.shape[1]][numbers == segment["id"]] = index + 1
+        labels[0, index] = classes.index(segment["category_id"])
+        is_crowd[0, index] = segment.get("iscrowd", 0)
+    return {"instance_ids": ids, "labels": labels, "is_crowd": is_crowd}
 
 
 def test_panopticapi_on_coco(shared_data):

@@ -82,6 +82,7 @@ def test_evaluate_gives_losses_and_metrics(batch_size):
 
 def filled(boxes):
     """The label maps `(B, SIDE, SIDE)` of one box an image, without those that begin outside."""
+    boxes = ops.convert_to_tensor(boxes)
     places = ops.cast(ops.arange(SIDE), "float32")
     left, top, right, bottom = (boxes[:, i, None, None] for i in range(4))
     rows, columns = places[None, :, None], places[None, None]
