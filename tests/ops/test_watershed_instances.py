@@ -98,10 +98,7 @@ class TestWatershedInstances(OpTests):
                 {"cut": 1, "min_area": 0, "grow": 2, "fill_holes": 64},
             ),
             "and the class that comes later, whose id comes first": Case(
-                {
-                    "energy": LEVELS,
-                    "semantic": np.where(np.arange(12) < 6, 2, 1)[None, None] + 0 * LEVELS,
-                },
+                {"energy": LEVELS, "semantic": LEVELS * 0 + np.int32(6 * [2] + 6 * [1])},
                 rectangles((0, 9, 0, 7), (0, 9, 7, 12)),
                 {"cut": (1, 1), "min_area": 0, "grow": 3, "fill_holes": 64},
             ),
