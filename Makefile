@@ -16,6 +16,7 @@ BACKENDS ?= build/backends
 PEER ?= build/peers/torchvision/bin/python
 ADDONS_PEER ?= build/peers/addons/bin/python
 KERAS_CV_PEER ?= build/peers/keras_cv/bin/python
+IMAGING_PEER ?= build/peers/imaging/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: setup demo test test-catalog test-jax test-torch doors lint format bench conformance sanitize ptxas gpu-check \
@@ -98,6 +99,7 @@ bench: setup $(PEER)
 PACKAGES_torchvision = numpy $$($(RUN) -c '$(REQUIRED)' project optional-dependencies interop)
 PACKAGES_addons = 'tensorflow-cpu==2.15.*' tensorflow-addons==0.23.0
 PACKAGES_keras_cv = keras-cv==0.9.0 'tensorflow-cpu==2.21.*' 'keras==3.15.*'
+PACKAGES_imaging = opencv-python-headless scipy connected-components-3d edt
 # TensorFlow 2.15 was never built for a Python after 3.11.
 PYTHON_addons = python3.11
 
@@ -110,10 +112,10 @@ build/peers/%/bin/python:
 # First against the answers that other libraries gave once, which cover layers, models and metrics
 # too and which `make test` runs as well; then against the libraries themselves, on new cases
 # (CONFORMANCE='--seed 1 --cases 100000'), which takes minutes and 8 GB and is no part of a test run.
-conformance: setup $(PEER) $(ADDONS_PEER) $(KERAS_CV_PEER)
+conformance: setup $(PEER) $(ADDONS_PEER) $(KERAS_CV_PEER) $(IMAGING_PEER)
 	$(RUN) -m pytest -v -rs -m "not catalog" $$(grep -rlE --include='test_*.py' 'golden|mark\.conformance' tests)
 	KVISION_REQUIRE_OPS=1 $(RUN) -m tests.conformance --torchvision $(PEER) \
-		--addons $(ADDONS_PEER) --keras-cv $(KERAS_CV_PEER) $(CONFORMANCE)
+		--addons $(ADDONS_PEER) --keras-cv $(KERAS_CV_PEER) --imaging $(IMAGING_PEER) $(CONFORMANCE)
 
 # The CPU kernels on generated inputs under the sanitizers. SANITIZE="nms --runs 1000 --seed 2" chooses.
 sanitize: $(VENV)/.installed

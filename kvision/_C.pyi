@@ -99,6 +99,20 @@ def border_weight_map(
 def build_info() -> dict[str, str]:
     """What the library was built with; empty where a part was left out."""
 
+def connected_components(
+    mask: ArrayLike,
+    *,
+    connectivity: int = 8,
+    num_threads: int = 0,
+) -> ndarray:
+    """The connected components of masks.
+
+    mask: (batch, height, width).
+    connectivity: 4 for neighbours that share a side, 8 for those that share a corner too.
+    labels: (batch, height, width), the components of each image numbered from 1 in raster order of
+      their first pixels; 0 where the mask is not set.
+    """
+
 def depthwise_atrous_pyramid_pooling(
     x: ArrayLike,
     kernels: ArrayLike,
@@ -458,4 +472,26 @@ def watershed_targets(
     level: (batch, height, width), which of level_edges is the last, from the second on, that is less
       than the distance, or 0.
     weight: (batch, height, width), 200 / sqrt(pixels of the instance).
+def watershed_instances(
+    energy: ArrayLike,
+    semantic: ArrayLike,
+    grow_within: ArrayLike,
+    *,
+    cut: ArrayLike,
+    min_area: ArrayLike,
+    grow: ArrayLike,
+    fill_holes: int = 64,
+    connectivity: int = 8,
+    num_threads: int = 0,
+) -> ndarray:
+    """Instances of an energy map, as deep watershed cuts them.
+
+    energy: (B, H, W).
+    semantic: (B, H, W), classes from 1, all else is background; or (B, 0, 0): all is of class 1.
+    grow_within: (B, H, W), where instances may grow to; or (B, 0, 0): anywhere.
+    cut, min_area, grow: (C,), of each class from 1 on.
+    fill_holes: holes of fewer pixels are filled.
+    connectivity: 4 for neighbours that share a side, 8 for those that share a corner too.
+    instances: (B, H, W), ids of each image from 1 in raster order of their first pixels, 0 for
+      background.
     """

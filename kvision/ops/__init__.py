@@ -8,6 +8,7 @@ from kvision.ops.atrous_pyramid_pooling import atrous_pyramid_pooling
 from kvision.ops.batched_nms import batched_nms
 from kvision.ops.border_weight_map import border_weight_map
 from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
+from kvision.ops.connected_components import connected_components
 from kvision.ops.depthwise_atrous_pyramid_pooling import depthwise_atrous_pyramid_pooling
 from kvision.ops.distance_transform import distance_transform
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
@@ -21,6 +22,7 @@ from kvision.ops.roi_align import roi_align
 from kvision.ops.roi_pool import roi_pool
 from kvision.ops.soft_nms import soft_nms
 from kvision.ops.watershed_targets import DWT_EDGES, watershed_targets
+from kvision.ops.watershed_instances import watershed_instances
 
 __all__ = [
     "DWT_EDGES",
@@ -31,6 +33,7 @@ __all__ = [
     "atrous_pyramid_pooling",
     "batched_nms",
     "border_weight_map",
+    "connected_components",
     "depthwise_atrous_pyramid_pooling",
     "distance_transform",
     "elementwise_iou",
@@ -48,6 +51,7 @@ __all__ = [
     "roi_pool",
     "soft_nms",
     "watershed_targets",
+    "watershed_instances",
 ]
 
 # The functions that have native kernels.
@@ -55,6 +59,7 @@ NATIVE = (
     "atrous_pyramid_pooling",
     "batched_nms",
     "border_weight_map",
+    "connected_components",
     "depthwise_atrous_pyramid_pooling",
     "distance_transform",
     "elementwise_iou",
@@ -69,4 +74,5 @@ NATIVE = (
     "roi_pool",
     "soft_nms",
     "watershed_targets",
+    "watershed_instances",
 )

@@ -1,6 +1,7 @@
 """Compares kvision with its peers, live, on cases drawn at random, and prints a table.
 
-    python -m tests.conformance --torchvision PYTHON --addons PYTHON --keras-cv PYTHON
+    python -m tests.conformance --torchvision PYTHON --addons PYTHON --keras-cv PYTHON \
+        --imaging PYTHON
 
 Each peer answers in the environment whose Python is named; a peer that is not named is left out.
 TensorFlow and Keras are kvision's own. Exits with 1 if a difference has no explanation.
@@ -15,7 +16,16 @@ import numpy as np
 
 import kvision
 from kvision.ops import native
-from tests.conformance import convolutions, overlaps, pooling, pyramids, regions, suppression
+from tests.conformance import (
+    components,
+    convolutions,
+    distances,
+    overlaps,
+    pooling,
+    pyramids,
+    regions,
+    suppression,
+)
 from tests.conformance.asking import PEERS, ask
 from tests.conformance.comparison import compare, table
 
@@ -26,6 +36,8 @@ ROWS = (
     *convolutions.ROWS,
     *suppression.ROWS,
     *overlaps.ROWS,
+    *components.ROWS,
+    *distances.ROWS,
 )
 # The share of the calls that each answers: eager `keras.ops` take a hundred times as long.
 IMPLEMENTATIONS = {"native": 1.0, "reference": 0.1}
@@ -34,7 +46,7 @@ IMPLEMENTATIONS = {"native": 1.0, "reference": 0.1}
 def main():
     arguments = parse()
     pythons = {"tensorflow": sys.executable, "keras": sys.executable} | {
-        peer: getattr(arguments, peer) for peer in ("torchvision", "addons", "keras_cv")
+        peer: getattr(arguments, peer) for peer in ("torchvision", "addons", "keras_cv", "imaging")
     }
     rows = [row for row in ROWS if pythons[row.peer] and arguments.only in row.function]
     calls = {row.function: draw(row, arguments) for row in rows}
@@ -61,6 +73,7 @@ def parse():
     parser.add_argument("--torchvision", help="Python with torchvision")
     parser.add_argument("--addons", help="Python with TensorFlow Addons")
     parser.add_argument("--keras-cv", help="Python with KerasCV")
+    parser.add_argument("--imaging", help="Python with OpenCV, SciPy and edt")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=20_000, help="pairs of boxes a row")
     parser.add_argument("--only", default="", help="part of a peer function's name")

@@ -17,6 +17,7 @@ PEERS = {
     "addons": "with_addons.py",
     "keras": "with_keras.py",
     "keras_cv": "with_keras_cv.py",
+    "imaging": "with_imaging.py",
 }
 
 

@@ -66,6 +66,7 @@ def all_calls(small=False, seed=0):
         _box_iou,
         _border_weight_map,
         _watershed_targets,
+        _components,
         _atrous_pyramid_pooling,
         _depthwise_atrous_pyramid_pooling,
     ):
@@ -402,6 +403,36 @@ def _watershed_targets(rng, small):
             attributes = {"level_edges": edges, "min_area": min_area, **border}
             # The norm of a direction.
             yield Call("watershed_targets", label, [ids], attributes, 1e-6)
+
+
+def _patches(rng, shape, number, side):
+    """Whole numbers below `number` in patches of one size."""
+    batch, height, width = shape
+    values = rng.integers(0, number, (batch, height // side + 1, width // side + 1))
+    return values.repeat(side, 1).repeat(side, 2)[:, :height, :width].astype("int32")
+
+
+def _components(rng, small):
+    # Images of noise and of patches, of less than a warp, of no size.
+    layouts = [((2, 33, 70), 1), ((1, 1, 50), 1), ((3, 50, 1), 2), ((2, 0, 5), 1), ((1, 40, 40), 9)]
+    if not small:
+        layouts += [((3, 256, 255), 1), ((1, 700, 1300), 3), ((2, 300, 300), 40), ((0, 5, 5), 1)]
+    for shape, side in layouts:
+        mask = _patches(rng, shape, 2, side).astype(bool)
+        energy, semantic = _patches(rng, shape, 4, side), _patches(rng, shape, 5, 2 * side)
+        within = _patches(rng, shape, 4, side).astype(bool)
+        nothing = np.zeros((shape[0], 0, 0))
+        for connectivity in (4, 8):
+            label = f"{shape}, patches of {side}, {connectivity}-connected"
+            numbers = {"connectivity": connectivity}
+            yield Call("connected_components", label, [mask], numbers)
+            numbers |= {"cut": [0, 1, 2], "min_area": [0, 5, 9], "grow": [1, 0, 12]}
+            tensors = [energy, semantic, within]
+            yield Call("watershed_instances", label, tensors, numbers | {"fill_holes": 9})
+            numbers |= {"cut": [1], "min_area": [3], "grow": [2]}
+            tensors = [energy, nothing.astype("int32"), nothing.astype(bool)]
+            label += ", one class"
+            yield Call("watershed_instances", label, tensors, numbers | {"fill_holes": 64})
 
 
 def _atrous_pyramid_pooling(rng, small):
