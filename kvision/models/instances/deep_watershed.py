@@ -2,18 +2,24 @@
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
-from kvision.backbones.pixels import CONVENTIONS
 from kvision.backbones.pixels import normalize_pixels as normalized
-from kvision.layers import BatchNormalization, BilinearKernel
 from kvision.losses import direction_loss, watershed_energy_loss
 from kvision.losses.watershed_losses import unit_vectors
 from kvision.metrics import ObjectMetrics
 from kvision.models.detection.detector import Detector
+from kvision.models.instances.deep_watershed_arguments import (
+    ARGUMENTS,
+    check_arguments,
+    refuse,
+)
+from kvision.models.instances.watershed_networks import (
+    direction_network,
+    energy_network,
+    on_whole_cells,
+)
 from kvision.ops import DWT_EDGES, watershed_instances, watershed_targets
-
-_NO_TRUTH = 255
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -181,7 +187,7 @@ class DeepWatershed(Detector):
         self.fill_holes = fill_holes
         self.grow_within_gate = grow_within_gate
         self.max_instances = max_instances
-        self._check_arguments()
+        check_arguments(self)
         if gate == "external":
             self.image_channels = 4
             if semantic_codes is None:
@@ -189,8 +195,8 @@ class DeepWatershed(Detector):
             # The background has 0; as published, it is blanked with the image.
             self._codes = np.array([0, *semantic_codes], "float32")
 
-        self.direction_network = self._make_direction_network()
-        self.energy_network = self._make_energy_network()
+        self.direction_network = direction_network(self)
+        self.energy_network = energy_network(self)
         self.stage = stage
         self.built = True
 
@@ -202,7 +208,7 @@ class DeepWatershed(Detector):
     @stage.setter
     def stage(self, stage):
         if stage not in self.stages:
-            self._refuse_argument("stage", f"one of {self.stages}", stage)
+            refuse(self, "stage", f"one of {self.stages}", stage)
         self._stage = stage
         self.direction_network.trainable = stage != "watershed"
         self.energy_network.trainable = stage != "direction"
@@ -226,84 +232,6 @@ class DeepWatershed(Detector):
     def _has_direction_loss(self):
         return self.stage == "direction" or (self.stage == "both" and self.direction_weight > 0)
 
-    def _make_direction_network(self):
-        x = images = keras.Input((None, None, self.image_channels), name="images")
-        joined = []
-        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):
-            for index in range(1, depth + 1):
-                x = self._conv(x, width, 3, f"conv{stage}_{index}")
-            if stage >= 3:
-                branch = self._conv(x, width, 5, f"branch{stage}_1")
-                branch = self._conv(branch, width, 1, f"branch{stage}_2")
-                branch = self._conv(branch, self.branch_filters, 1, f"branch{stage}_3")
-                finer = int(np.prod(self.strides[2 : stage - 1]))
-                joined.append(self._enlarge(branch, finer, f"branch{stage}_up"))
-            if stage <= 4 and self.strides[stage - 1] > 1:
-                # Averages where VGG has maxima, as published.
-                pool = layers.MaxPooling2D if stage <= 2 else layers.AveragePooling2D
-                x = pool(2, dtype=self.dtype_policy, name=f"pool{stage}")(x)
-        stride = self.strides[0] * self.strides[1]
-        joined = layers.Concatenate(dtype=self.dtype_policy, name="joined")(joined)
-
-        x = self._conv(joined, self.fuse_filters, 1, "fuse1")
-        x = self._conv(x, self.fuse_filters, 1, "fuse2")
-        direction = self._conv(x, 2, 1, "fuse3", relu=False)
-        outputs = {"direction": self._enlarge(direction, stride, "direction")}
-        if self.gate == "head":
-            x = self._conv(joined, self.fuse_filters, 1, "semantic1")
-            logits = self._conv(x, self.num_classes + 1, 1, "semantic2", relu=False)
-            outputs["semantic"] = self._enlarge(logits, stride, "semantic")
-        return keras.Model(images, outputs, name="direction_network")
-
-    def _make_energy_network(self):
-        x = directions = keras.Input((None, None, 2), name="directions")
-        for block, (widths, stride) in enumerate(
-            zip(self.energy_widths, self.energy_strides, strict=True), 1
-        ):
-            for index, width in enumerate(widths, 1):
-                x = self._conv(x, width, 5, f"energy{block}_{index}")
-            if stride > 1:
-                x = layers.AveragePooling2D(2, dtype=self.dtype_policy, name=f"pool{block}")(x)
-        num_levels = len(self.level_edges)
-        x = self._conv(x, self.energy_filters, 1, "energy_fuse1")
-        x = layers.Dropout(self.dropout, dtype=self.dtype_policy, name="drop1")(x)
-        x = self._conv(x, num_levels, 1, "energy_fuse2", normalized=False)  # a ReLU, as published
-        x = layers.Dropout(self.dropout, dtype=self.dtype_policy, name="drop2")(x)
-        x = self._enlarge(x, int(np.prod(self.energy_strides)), "energy")
-        return keras.Model(directions, x, name="energy_network")
-
-    def _conv(self, x, filters, kernel_size, name, *, relu=True, normalized=True):
-        normalized = normalized and relu and self.normalization == "batch"
-        x = layers.Conv2D(
-            filters,
-            kernel_size,
-            padding="same",
-            use_bias=not normalized,
-            kernel_initializer="he_normal",
-            dtype=self.dtype_policy,
-            name=name,
-        )(x)
-        if normalized:
-            x = BatchNormalization(
-                epsilon=1e-5, momentum=0.9, dtype=self.dtype_policy, name=f"{name}_norm"
-            )(x)
-        return layers.ReLU(dtype=self.dtype_policy, name=f"{name}_relu")(x) if relu else x
-
-    def _enlarge(self, x, factor, name):
-        """A transposed convolution that begins as bilinear upsampling."""
-        if factor == 1:
-            return x
-        return layers.Conv2DTranspose(
-            x.shape[-1],
-            2 * factor,
-            strides=factor,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=BilinearKernel(),
-            dtype=self.dtype_policy,
-            name=name,
-        )(x)
-
     def call(self, images, training=None):
         raw = {}
         pixels = normalized(images[..., :3], self.normalize_pixels)
@@ -315,7 +243,7 @@ class DeepWatershed(Detector):
             pixels = ops.concatenate([pixels, codes], axis=-1)
         if training and self.stage == "watershed":
             return raw
-        outputs = _on_whole_cells(
+        outputs = on_whole_cells(
             self.direction_network, pixels, int(np.prod(self.strides)), training
         )
         raw |= {name: ops.cast(values, "float32") for name, values in outputs.items()}
@@ -338,7 +266,7 @@ class DeepWatershed(Detector):
         """
         factor = 1.0 if gate is None else ops.cast(gate, "float32")[..., None]
         stride = int(np.prod(self.energy_strides))
-        logits = _on_whole_cells(self.energy_network, directions * factor, stride, training)
+        logits = on_whole_cells(self.energy_network, directions * factor, stride, training)
         return ops.cast(logits, "float32") * factor
 
     def compute_losses(self, images, targets, raw, training):
@@ -354,8 +282,9 @@ class DeepWatershed(Detector):
             Dictionary of scalars, see `loss_names`.
         """
         ids = _without_channel(targets["instance_ids"])
-        if tuple(ids.shape[1:3]) != tuple(images.shape[1:3]):
-            self._refuse_argument("instance_ids", "as large as the images", tuple(ids.shape))
+        sides = zip(ids.shape[1:3], images.shape[1:3], strict=True)
+        if any(None not in pair and pair[0] != pair[1] for pair in sides):
+            refuse(self, "instance_ids", "as large as the images", tuple(ids.shape))
         truth = watershed_targets(
             ids,
             level_edges=self.level_edges,
@@ -414,7 +343,7 @@ class DeepWatershed(Detector):
         semantic = None if self.gate is None else self._semantic_of(raw)
         ids = watershed_instances(
             ops.cast(ops.argmax(raw["energy"], axis=-1), "int32"),
-            cut=self._of_each_class(self.cut),
+            cut=self.cut if isinstance(self.cut, tuple) else (self.cut,) * self.num_classes,
             semantic=semantic,
             min_area=self.min_area,
             grow=self.grow,
@@ -424,10 +353,6 @@ class DeepWatershed(Detector):
         ids = ops.where(ids > self.max_instances, 0, ids)
         labels, scores = self._classify(ids, semantic, raw)
         return {"instance_ids": ids, "labels": labels, "scores": scores}
-
-    def _of_each_class(self, value):
-        """A number for each class, by which `watershed_instances` knows how many there are."""
-        return value if isinstance(value, tuple) else (value,) * self.num_classes
 
     def _classify(self, ids, semantic, raw):
         """The class that most pixels of each instance have, and its mean probability there."""
@@ -549,94 +474,13 @@ class DeepWatershed(Detector):
             )
         return super().export(path, format, **kwargs)
 
-    def _check_arguments(self):
-        def check(name, right, wanted):
-            if not right:
-                self._refuse_argument(name, wanted, getattr(self, name))
-
-        check("gate", self.gate in ("head", "external", None), "'head', 'external' or None")
-        if self.gate is None and self.num_classes > 1:
-            self._refuse_argument("gate", "one that knows the classes, of several", None)
-        edges = self.level_edges
-        rising = len(edges) >= 2 and edges[0] == 0 and all(np.diff(edges) > 0)
-        check("level_edges", rising, "at least two increasing numbers, of which the first is 0")
-        forms = ("binary", "cross_entropy")
-        check("energy_loss", self.energy_loss in forms, f"one of {forms}")
-        check("normalization", self.normalization in (None, "batch"), "None or 'batch'")
-        conventions = tuple(CONVENTIONS)
-        check("normalize_pixels", self.normalize_pixels in conventions, f"one of {conventions}")
-        for name in ("depths", "widths"):
-            values = getattr(self, name)
-            check(name, len(values) == 5 and min(values) > 0, "five positive integers")
-        for name, number in (("strides", 4), ("energy_strides", len(self.energy_widths))):
-            values = getattr(self, name)
-            right = len(values) == number and set(values) <= {1, 2}
-            check(name, right, f"{number} integers, each of them 1 or 2")
-        for name in ("direction_weight", "semantic_weight", "background_weight"):
-            check(name, getattr(self, name) >= 0, "not negative")
-        codes = self.semantic_codes
-        check("semantic_codes", codes is None or len(codes) == self.num_classes, "one a class")
-        weights, number = self.level_weights, len(edges)
-        check("level_weights", weights is None or len(weights) == number, f"{number} numbers")
-        for name in ("cut", "min_area", "grow"):
-            value = getattr(self, name)
-            right = not isinstance(value, tuple) or len(value) == self.num_classes
-            check(name, right, "a number, or one for each class")
-        check("max_instances", self.max_instances >= 1, "positive")
-        if self.grow_within_gate and self.gate is None:
-            self._refuse_argument("grow_within_gate", "False without a gate", True)
-
-    def _refuse_argument(self, name, wanted, received):
-        raise ValueError(
-            f"{type(self).__name__}: `{name}` must be {wanted}. Received: {received!r}."
-        )
-
     def get_config(self):
-        names = (
-            "gate",
-            "stage",
-            "level_edges",
-            "level_weights",
-            "energy_loss",
-            "include_ridge",
-            "direction_weight",
-            "semantic_weight",
-            "background_weight",
-            "image_border_is_outside",
-            "target_min_area",
-            "depths",
-            "widths",
-            "strides",
-            "branch_filters",
-            "fuse_filters",
-            "energy_widths",
-            "energy_strides",
-            "energy_filters",
-            "normalization",
-            "dropout",
-            "semantic_codes",
-            "normalize_pixels",
-            "cut",
-            "min_area",
-            "grow",
-            "fill_holes",
-            "grow_within_gate",
-            "max_instances",
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        return {**super().get_config(), **{name: getattr(self, name) for name in ARGUMENTS}}
 
 
 def _as_tuple(value):
     """Numbers as a tuple, one number or `None` as it is."""
     return tuple(value) if isinstance(value, tuple | list) else value
-
-
-def _on_whole_cells(network, maps, stride, training):
-    """Runs a network on maps that are padded to whole cells of its stride, and crops its maps."""
-    height, width = ops.shape(maps)[1:3]
-    borders = ((0, 0), (0, -height % stride), (0, -width % stride), (0, 0))
-    outputs = network(ops.pad(maps, borders), training=training)
-    return keras.tree.map_structure(lambda values: values[:, :height, :width], outputs)
 
 
 def _even_codes(num_classes):
