@@ -6,11 +6,11 @@ import pytest
 from keras import ops
 
 import kvision
-from kvision.models.catalog import create_small
 from kvision.models.instances import DeepWatershed, choose_level_edges
 from kvision.ops import watershed_targets
 from kvision.testing.vjp import vjp
 from kvision.training import Stage, fit_stages
+from tests.contract.small_models import create_small
 
 # Bai and Urtasun's networks, layer by layer.
 DIRECTION_LAYERS = {
