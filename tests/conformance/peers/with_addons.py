@@ -1,5 +1,8 @@
 """TensorFlow Addons' side of the comparison. Overlaps cannot tell its yxyx from xyxy."""
 
+import ctypes
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_addons as tfa
@@ -22,6 +25,11 @@ def giou_loss(mode):
 
 
 def components(mask):
+    """Its image ops are linked for TensorFlow with CUDA, whose runtime has to be there."""
+    import nvidia.cuda_runtime
+
+    runtime = Path(next(iter(nvidia.cuda_runtime.__path__))) / "lib" / "libcudart.so.12"
+    ctypes.CDLL(str(runtime), ctypes.RTLD_GLOBAL)
     return tfa.image.connected_components(mask).numpy()
 
 
