@@ -249,8 +249,7 @@ def _judge(truth, true_labels, crowd, void, found, found_labels):
     iou = ops.cast(shared, "float32") / ops.cast(ops.maximum(union, 1), "float32")
     iou = ops.where(hit, iou, 0.0)
 
-    taken = ops.cast(hit, "int32")
-    taken = ops.segment_sum(taken, partners, num_segments=ops.shape(found_labels)[0]) > 0
+    taken = found.sum(ops.cast(hit, "int32"), partners) > 0
     counted = ops.logical_or(taken, 2 * excused <= found.areas)
 
     required = ops.logical_and(candidate, truth.areas > 0)

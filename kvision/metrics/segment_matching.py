@@ -28,9 +28,12 @@ class Segments:
         self.rows = ops.reshape(ids + self.first_rows[:, None], (-1,))
         self.areas = self.sum(ops.ones_like(self.rows))
 
-    def sum(self, values):
-        """The values `(B * P,)` of the pixels, summed by segment: `(B * num_ids,)`."""
-        return ops.segment_sum(values, self.rows, num_segments=self.num_images * self.num_ids)
+    def sum(self, values, rows=None):
+        """The values `(B * P,)` of the pixels, or of any `rows`, by segment: `(B * num_ids,)`."""
+        rows = self.rows if rows is None else rows
+        # One row more, which is cut off: PyTorch's sum takes a size of 0 for none.
+        size = self.num_images * self.num_ids + 1
+        return ops.segment_sum(values, rows, num_segments=size)[:-1]
 
     def at_pixels(self, values):
         """The values `(B * num_ids,)` of the segments, at their pixels: `(B * P,)`."""
