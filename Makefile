@@ -97,7 +97,7 @@ bench: setup $(PEER)
 	for file in $(filter-out %/doors.py,$(wildcard benchmarks/[a-z]*.py)); do $(RUN) $$file --peer $(PEER) || exit 1; done
 
 PACKAGES_torchvision = numpy $$($(RUN) -c '$(REQUIRED)' project optional-dependencies interop)
-PACKAGES_addons = 'tensorflow-cpu==2.15.*' tensorflow-addons==0.23.0
+PACKAGES_addons = 'tensorflow-cpu==2.15.*' tensorflow-addons==0.23.0 nvidia-cuda-runtime-cu12
 PACKAGES_keras_cv = keras-cv==0.9.0 'tensorflow-cpu==2.21.*' 'keras==3.15.*'
 PACKAGES_imaging = opencv-python-headless scipy connected-components-3d edt
 # TensorFlow 2.15 was never built for a Python after 3.11.

@@ -452,26 +452,6 @@ def soft_nms(
     count: how many are selected.
     """
 
-def watershed_targets(
-    instances: ArrayLike,
-    *,
-    level_edges: ArrayLike,
-    image_border_is_outside: bool = False,
-    min_area: int = 0,
-    num_threads: int = 0,
-) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    """What a deep watershed network is taught, from instances.
-
-    instances: (batch, height, width), ids of instances greater than 0, all else is background.
-    level_edges: (num_levels,), each greater than the one before; the last level is open.
-    image_border_is_outside: whether what lies beyond the image is outside; it is for an instance that
-      fills the image.
-    min_area: instances of fewer pixels have targets of 0, as the background has.
-    distance: (batch, height, width), Euclidean, to the nearest pixel outside the instance.
-    direction: (batch, height, width, 2), unit vectors x, y along which the distance grows, or (0, 0).
-    level: (batch, height, width), which of level_edges is the last, from the second on, that is less
-      than the distance, or 0.
-    weight: (batch, height, width), 200 / sqrt(pixels of the instance).
 def watershed_instances(
     energy: ArrayLike,
     semantic: ArrayLike,
@@ -494,4 +474,26 @@ def watershed_instances(
     connectivity: 4 for neighbours that share a side, 8 for those that share a corner too.
     instances: (B, H, W), ids of each image from 1 in raster order of their first pixels, 0 for
       background.
+    """
+
+def watershed_targets(
+    instances: ArrayLike,
+    *,
+    level_edges: ArrayLike,
+    image_border_is_outside: bool = False,
+    min_area: int = 0,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    """What a deep watershed network is taught, from instances.
+
+    instances: (batch, height, width), ids of instances greater than 0, all else is background.
+    level_edges: (num_levels,), each greater than the one before; the last level is open.
+    image_border_is_outside: whether what lies beyond the image is outside; it is for an instance that
+      fills the image.
+    min_area: instances of fewer pixels have targets of 0, as the background has.
+    distance: (batch, height, width), Euclidean, to the nearest pixel outside the instance.
+    direction: (batch, height, width, 2), unit vectors x, y along which the distance grows, or (0, 0).
+    level: (batch, height, width), which of level_edges is the last, from the second on, that is less
+      than the distance, or 0.
+    weight: (batch, height, width), 200 / sqrt(pixels of the instance).
     """

@@ -21,8 +21,8 @@ from kvision.ops.nms import nms
 from kvision.ops.roi_align import roi_align
 from kvision.ops.roi_pool import roi_pool
 from kvision.ops.soft_nms import soft_nms
-from kvision.ops.watershed_targets import DWT_EDGES, watershed_targets
 from kvision.ops.watershed_instances import watershed_instances
+from kvision.ops.watershed_targets import DWT_EDGES, watershed_targets
 
 __all__ = [
     "DWT_EDGES",
