@@ -1,12 +1,19 @@
 """TensorFlow Addons' side of the comparison. Overlaps cannot tell its yxyx from xyxy."""
 
 import ctypes
+import sys
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_addons as tfa
 from serving import serve
+
+# Its ops on images want CUDA's runtime even where there is no GPU; TensorFlow for CPUs brings none.
+for library in Path(sys.prefix).glob(
+    "lib/python*/site-packages/nvidia/cuda_runtime/lib/libcudart*"
+):
+    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
 def giou_loss(mode):
@@ -25,11 +32,6 @@ def giou_loss(mode):
 
 
 def components(mask):
-    """Its image ops are linked for TensorFlow with CUDA, whose runtime has to be there."""
-    import nvidia.cuda_runtime
-
-    runtime = Path(next(iter(nvidia.cuda_runtime.__path__))) / "lib" / "libcudart.so.12"
-    ctypes.CDLL(str(runtime), ctypes.RTLD_GLOBAL)
     return tfa.image.connected_components(mask).numpy()
 
 
