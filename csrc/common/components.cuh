@@ -107,22 +107,20 @@ inline int64_t RoomFor(PixelGrid grid) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// Sums of all numbers up to each, over the whole batch: counts differ from those of an image by
-// what there was before it. Sums may wrap around, differences are right.
+// Sums of all numbers of an image up to each.
 inline size_t SumsWorkspace(PixelGrid grid) {
   size_t bytes = 0;
   int32_t* numbers = nullptr;
-  cub::DeviceScan::InclusiveSum(nullptr, bytes, numbers, numbers, grid.Total());
+  cub::DeviceScan::InclusiveSum(nullptr, bytes, numbers, numbers, grid.Size());
   return bytes;
 }
 
+// An image at a time: CUB counts to 2^31 in fewer registers.
 inline void SumUp(PixelGrid grid, int32_t* numbers, void* workspace, cudaStream_t stream) {
   size_t bytes = SumsWorkspace(grid);
-  cub::DeviceScan::InclusiveSum(workspace, bytes, numbers, numbers, grid.Total(), stream);
-}
-
-__device__ inline int32_t SumBefore(const int32_t* sums, int64_t image, PixelGrid grid) {
-  return image == 0 ? 0 : sums[image * grid.Size() - 1];
+  for (int64_t image = 0; image < grid.batch; ++image, numbers += grid.Size()) {
+    cub::DeviceScan::InclusiveSum(workspace, bytes, numbers, numbers, grid.Size(), stream);
+  }
 }
 
 // Labels of the pixels of the mask: the number of their set among those of the image. They may be
@@ -131,8 +129,7 @@ __global__ void LabelsKernel(const bool* __restrict__ mask, PixelGrid grid, cons
                              const int32_t* __restrict__ sums, int32_t* labels) {
   const int64_t at = ThreadInGrid();
   if (at >= grid.Total()) return;
-  const int64_t image = at / grid.Size();
-  labels[at] = mask[at] ? sums[image * grid.Size() + sets[at]] - SumBefore(sums, image, grid) : 0;
+  labels[at] = mask[at] ? sums[at / grid.Size() * grid.Size() + sets[at]] : 0;
 }
 
 }  // namespace

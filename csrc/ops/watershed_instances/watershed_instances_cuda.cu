@@ -71,7 +71,7 @@ __global__ void PaintKernel(const int32_t* __restrict__ grown, const int32_t* __
 __global__ void CountKernel(const int32_t* __restrict__ sums, PixelGrid grid, int32_t* num_ids) {
   const int64_t image = ThreadInGrid();
   if (image >= grid.batch) return;
-  num_ids[image] += sums[(image + 1) * grid.Size() - 1] - SumBefore(sums, image, grid);
+  num_ids[image] += sums[(image + 1) * grid.Size() - 1];
 }
 
 __global__ void FillKernel(int64_t total, int32_t value, int32_t* __restrict__ numbers) {
@@ -103,9 +103,8 @@ __global__ void RenumberKernel(PixelGrid grid, const int32_t* __restrict__ first
                                const int32_t* __restrict__ sums, int32_t* instances) {
   const int64_t at = ThreadInGrid();
   if (at >= grid.Total() || instances[at] == 0) return;
-  const int64_t image = at / grid.Size(), start = image * grid.Size();
-  const int32_t first = firsts[start + instances[at] - 1];
-  instances[at] = sums[start + first] - SumBefore(sums, image, grid);
+  const int64_t start = at / grid.Size() * grid.Size();
+  instances[at] = sums[start + firsts[start + instances[at] - 1]];
 }
 
 PixelGrid GridOf(const WatershedInstancesParameters& parameters) {
