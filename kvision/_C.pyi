@@ -99,6 +99,47 @@ def border_weight_map(
 def build_info() -> dict[str, str]:
     """What the library was built with; empty where a part was left out."""
 
+def crop_mask_runs(
+    runs: ArrayLike,
+    boxes: ArrayLike,
+    rows: ArrayLike,
+    *,
+    height: int,
+    width: int,
+    output_height: int,
+    output_width: int,
+    num_threads: int = 0,
+) -> ndarray:
+    """Crops the mask of an instance, given by run lengths, to each box.
+
+    runs: (batch, num_instances, num_runs), of zeros and of ones in turn, column after column; zeros at
+      the end are padding.
+    boxes: (batch, num_boxes, 4), x1 y1 x2 y2 in pixels.
+    rows: (batch, num_boxes), the instance whose mask a box gets; none where there is no such row.
+    height, width: of the image.
+    output: (batch, num_boxes, output_height, output_width), RoIAlign of the mask, not aligned, with the
+      adaptive grid.
+    """
+
+def crop_masks(
+    label_map: ArrayLike,
+    boxes: ArrayLike,
+    rows: ArrayLike,
+    *,
+    output_height: int,
+    output_width: int,
+    num_threads: int = 0,
+) -> ndarray:
+    """Crops the mask of an instance, in a label map, to each box.
+
+    label_map: (batch, height, width), r + 1 where a pixel is of the instance of row r; fewer than 2^31
+      pixels.
+    boxes: (batch, num_boxes, 4), x1 y1 x2 y2 in pixels.
+    rows: (batch, num_boxes), the instance whose mask a box gets; none below 0.
+    output: (batch, num_boxes, output_height, output_width), RoIAlign of the mask, not aligned, with the
+      adaptive grid.
+    """
+
 def depthwise_atrous_pyramid_pooling(
     x: ArrayLike,
     kernels: ArrayLike,
@@ -312,6 +353,46 @@ def pairwise_iou_gradient(
     num_threads: int = 0,
 ) -> tuple[ndarray, ndarray]:
     """Gradients of the overlaps with respect to both sets of boxes."""
+
+def paste_mask_runs(
+    masks: ArrayLike,
+    boxes: ArrayLike,
+    *,
+    height: int,
+    width: int,
+    num_runs: int,
+    threshold: float = 0.5,
+    rule: str = "detectron2",
+    num_threads: int = 0,
+) -> ndarray:
+    """Pastes the masks of boxes into images, as run lengths.
+
+    masks, boxes, height, width, threshold, rule: as of paste_masks.
+    num_runs: capacity of a row of run lengths.
+    runs: (batch, num_boxes, num_runs), of zeros and of ones in turn, column after column, and zeros
+      behind them; -1 throughout where a mask takes more than num_runs of them.
+    """
+
+def paste_masks(
+    masks: ArrayLike,
+    boxes: ArrayLike,
+    *,
+    height: int,
+    width: int,
+    threshold: float = 0.5,
+    rule: str = "detectron2",
+    num_threads: int = 0,
+) -> ndarray:
+    """Pastes the masks of boxes into a label map.
+
+    masks: (batch, num_boxes, mask_height, mask_width), each stretched to its box.
+    boxes: (batch, num_boxes, 4), x1 y1 x2 y2 in pixels.
+    height, width: of the images.
+    threshold: a pixel is of an instance where its mask, interpolated, is at least that.
+    rule: "detectron2", cells are equal parts of the box; or "torchvision", with a border of zeros, and
+      corners truncated to integers.
+    label_map: (batch, height, width), r + 1 for the first row r whose instance the pixel is of, or 0.
+    """
 
 def roi_align(
     features: Sequence[ArrayLike],

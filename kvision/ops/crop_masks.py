@@ -33,9 +33,11 @@ def crop_masks(masks, boxes, rows, *, output_size, image_size=None):
       so many zeros, so many ones, so many zeros, ... Zeros at the end pad a mask with few runs;
       pixels after the last run are background.
 
-    - A box of no or negative extent gives zeros; one narrower than a pixel is raised to a pixel.
-      So do a box with a corner that is not finite, a row that there is none of, such as -1, and
-      run lengths of which one is negative.
+    Polygons become run lengths once, where data are read: `kvision.data.polygons_to_runs`.
+
+    - A box of no or negative extent gives zeros. So do a box with a corner that is not finite, a
+      row that there is none of, such as -1, and run lengths of which one is negative.
+    - A box narrower than a pixel is raised to a pixel.
     - What of a box lies off the image counts as background, but for samples less than one pixel
       outside, which read the border pixel.
 

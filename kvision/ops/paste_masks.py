@@ -65,8 +65,8 @@ def paste_masks(
         form: One of `FORMS`.
         threshold: Least probability of a pixel of the instance, greater than 0 and finite.
         rule: One of `RULES`.
-        num_runs: Capacity of a row of run lengths, by default `2 * width + 1`: what a mask with
-            one run in each column needs at most. Of the form `"runs"` alone.
+        num_runs: Capacity of a row of run lengths, by default `4 * width + 1`: enough for a mask
+            that meets every column of the image twice. Of the form `"runs"` alone.
 
     Returns:
         Tensor of the shape and dtype of the form.
@@ -149,7 +149,7 @@ class PasteMasksOperation(keras.Operation):
         return pasted.dense(self.threshold)
 
     def _num_runs(self):
-        return 2 * self.image_size[1] + 1 if self.num_runs is None else self.num_runs
+        return 4 * self.image_size[1] + 1 if self.num_runs is None else self.num_runs
 
     def compute_output_spec(self, masks, boxes):
         _check(masks, boxes)
@@ -228,6 +228,7 @@ class _Pasted:
         height, width = self._image_size
         extents = boxes[:, 2:] - boxes[:, :2]
         has_extent = ops.all(ops.isfinite(extents) & (extents > 0), axis=-1)[:, None]
+        boxes = ops.where(has_extent, boxes, ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0]))
         rows = self._taps(boxes[:, 1::2], height, ops.shape(masks)[1] - 3, has_extent)
         columns = self._taps(boxes[:, 0::2], width, ops.shape(masks)[2] - 3, has_extent)
         return _interpolate(_interpolate(masks, *columns, axis=2), *rows, axis=1)

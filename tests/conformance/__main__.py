@@ -15,7 +15,7 @@ import numpy as np
 
 import kvision
 from kvision.ops import native
-from tests.conformance import convolutions, overlaps, pooling, pyramids, regions, suppression
+from tests.conformance import convolutions, masks, overlaps, pooling, pyramids, regions, suppression
 from tests.conformance.asking import PEERS, ask
 from tests.conformance.comparison import compare, table
 
@@ -26,6 +26,7 @@ ROWS = (
     *convolutions.ROWS,
     *suppression.ROWS,
     *overlaps.ROWS,
+    *masks.ROWS,
 )
 # The share of the calls that each answers: eager `keras.ops` take a hundred times as long.
 IMPLEMENTATIONS = {"native": 1.0, "reference": 0.1}

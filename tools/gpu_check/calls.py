@@ -65,6 +65,8 @@ def all_calls(small=False, seed=0):
         _match_boxes,
         _box_iou,
         _border_weight_map,
+        _crop_masks,
+        _paste_masks,
         _atrous_pyramid_pooling,
         _depthwise_atrous_pyramid_pooling,
     ):
@@ -380,6 +382,49 @@ def _border_weight_map(rng, small):
             label = f"{batch} x {height} x {width}, patches of {side}, sigma {sigma}"
             # Two exponential functions.
             yield Call("border_weight_map", label, [ids], attributes, 2e-6)
+
+
+def _crop_masks(rng, small):
+    # Images, height, width, boxes; the side of the patches that are drawn.
+    layouts = [(2, 33, 70, 20, 4), (1, 1, 50, 5, 1), (1, 50, 1, 5, 2), (2, 9, 9, 0, 3)]
+    if not small:
+        layouts += [(3, 256, 255, 100, 9), (1, 700, 300, 64, 40), (0, 5, 5, 3, 1)]
+    for batch, height, width, number, side in layouts:
+        ids = rng.integers(0, 6, (batch, height // side + 1, width // side + 1))
+        ids = ids.repeat(side, 1).repeat(side, 2)[:, :height, :width].astype("int32")
+        boxes = boxes_in(rng, (batch, number), max(height, width))
+        if number == 20:
+            boxes = _nasty(boxes, 70)
+        rows = rng.integers(-1, 6, (batch, number)).astype("int32")
+        runs = rng.integers(0, 3 * height // 2 + 1, (batch, 5, 2 * width)).astype("int32")
+        if batch and side > 1:
+            runs[0, 0, 1], runs[0, 1, :2] = -1, 2**31 - 1
+        bins = {"output_height": 14, "output_width": 28}
+        label = f"{batch} x {height} x {width}, {number} boxes"
+        # Sums in another order.
+        yield Call("crop_masks", label, [ids, boxes, rows], bins, 4e-6)
+        size = {"height": height, "width": width}
+        yield Call("crop_mask_runs", label, [runs, boxes, rows], {**size, **bins}, 4e-6)
+
+
+def _paste_masks(rng, small):
+    # Images, height, width, boxes, cells.
+    layouts = [(2, 33, 70, 20, (28, 28)), (1, 1, 50, 5, (3, 7)), (1, 50, 1, 5, (1, 1))]
+    layouts += [(2, 9, 9, 0, (2, 2)), (1, 20, 20, 3, (0, 4))]
+    if not small:
+        layouts += [(3, 256, 255, 100, (14, 28)), (1, 700, 300, 64, (28, 28))]
+    for batch, height, width, number, cells in layouts:
+        masks = rng.random((batch, number, *cells)).astype("float32")
+        boxes = boxes_in(rng, (batch, number), max(height, width), 1.2)
+        if number == 20:
+            boxes = _nasty(boxes, 70)
+            masks[0, 0, 3:5] = NAN, INF
+        for rule, num_runs in (("detectron2", 4 * width + 1), ("torchvision", 50)):
+            attributes = {"height": height, "width": width, "threshold": 0.5, "rule": rule}
+            label = f"{batch} x {height} x {width}, {number} boxes, {rule}"
+            yield Call("paste_masks", label, [masks, boxes], attributes)
+            attributes = {**attributes, "num_runs": num_runs}
+            yield Call("paste_mask_runs", label, [masks, boxes], attributes)
 
 
 def _atrous_pyramid_pooling(rng, small):

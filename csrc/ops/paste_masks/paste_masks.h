@@ -23,7 +23,7 @@
 //
 // The output does not depend on the number of threads. Memory beside it: a thread has, for a box
 // that is w by h pixels large on the image, 8 (w + h) + 4 w (mask_height + 2) bytes; with CUDA it
-// takes 48 bytes a box.
+// takes 64 bytes a box.
 #pragma once
 
 #include <cmath>

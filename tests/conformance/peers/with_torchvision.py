@@ -6,6 +6,7 @@ import torchvision.ops
 from serving import padded, serve
 from torch import from_numpy as tensor
 from torch.nn import functional
+from torchvision.models.detection import roi_heads
 
 
 def nms(boxes, scores, iou_threshold):
@@ -127,12 +128,27 @@ def max_unpool(x, pool_size, strides, padding, gradient):
     )
 
 
+def project_masks(label_map, boxes, rows, output_size):
+    masks = label_map == np.arange(1, rows.max() + 2)[:, None, None]
+    arrays = tensor(masks.astype("uint8")), tensor(boxes), tensor(rows).long()
+    return roi_heads.project_masks_on_boxes(*arrays, int(output_size)).numpy()
+
+
+def paste_masks(masks, boxes, height, width):
+    size = int(height), int(width)
+    return (
+        roi_heads.paste_masks_in_image(tensor(masks[:, None]), tensor(boxes), size)[:, 0] >= 0.5
+    ).numpy()
+
+
 if __name__ == "__main__":
     serve(
         {
             "torch.nn.functional.max_pool2d, indices": max_pool,
             "torch.nn.functional.max_pool2d, gradient": max_pool_gradient,
             "torch.nn.functional.max_unpool2d": max_unpool,
+            "torchvision's paste_masks_in_image": paste_masks,
+            "torchvision's project_masks_on_boxes": project_masks,
             "torchvision.ops.nms": nms,
             "torchvision.ops.batched_nms": batched_nms,
             "torchvision.ops.roi_align": roi_align,
