@@ -1,10 +1,12 @@
-"""Draw images of a data set with their boxes or label maps, as a model will see them.
+"""Draw images of a data set with their boxes, label maps or instances, as a model will see them.
 
     .venv/bin/python examples/show_data.py digits
     .venv/bin/python examples/show_data.py voc ../shared/data/bccd train RBC WBC Platelets --augment
     .venv/bin/python examples/show_data.py coco instances_val.json images/
     .venv/bin/python examples/show_data.py camvid ../shared/data/camvid train --augment
     .venv/bin/python examples/show_data.py labels images/ labels/ road car sky
+    .venv/bin/python examples/show_data.py instances images/ maps/
+    .venv/bin/python examples/show_data.py coco_instances instances_val.json images/ --augment
 
 Time: seconds. Result: out/data.png, eight images at the size a model gets them. Damaged images and
 boxes are left out and told.
@@ -34,6 +36,9 @@ READERS = {
     "labels": lambda images, labels, *class_names: data.read_label_maps(
         images, labels, class_names, on_error="skip"
     ),
+    "instances": lambda *where: data.read_instance_maps(*where, on_error="skip"),
+    "mask_folders": lambda root: data.read_mask_folders(root, on_error="skip"),
+    "coco_instances": lambda *where: data.read_coco(*where, masks=True, on_error="skip"),
     "camvid": lambda *where: data.read_camvid(*where, on_error="skip"),
     "cityscapes": lambda *where: data.read_cityscapes(*where, on_error="skip"),
     "voc_segmentation": lambda *where: data.read_voc_segmentation(*where, on_error="skip"),
@@ -53,14 +58,17 @@ def read(arguments):
     found = READERS[arguments.kind](*arguments.where)
     print(f"{len(found)} images, {found.num_classes} classes; {found.report}")
     size = (arguments.size, arguments.size)
-    return next(iter(found.dataset(IMAGES, size, shuffle=True))), found.class_names
+    batch = next(iter(found.dataset(IMAGES, size, shuffle=True)))
+    return data.paint_instances(batch) if "mask_runs" in batch else batch, found.class_names
 
 
 def draw(batch, class_names, arguments):
-    """The picture of a batch: its boxes, or its label maps."""
-    images, targets = data.to_fit(batch)
+    """The picture of a batch: its instances, its boxes, or its label maps."""
+    images, targets = data.to_fit(batch, "instances" if "instance_ids" in batch else None)
     options = {"class_names": class_names, "path": arguments.out}
-    if "bounding_boxes" in batch:
+    if "instance_ids" in batch:
+        kvision.visualization.draw_instances(images, targets=targets, boxes=True, **options)
+    elif "bounding_boxes" in batch:
         kvision.visualization.draw_detections(images, targets=targets, **options)
     else:
         colors = COLORS.get(arguments.kind)
@@ -76,8 +84,8 @@ def main():
     parser.add_argument(
         "where",
         nargs="*",
-        help="coco: JSON IMAGES; labels: IMAGES LABELS CLASS ...; all others: ROOT SPLIT, and for "
-        "voc [CLASS ...]",
+        help="coco, coco_instances: JSON IMAGES; labels: IMAGES LABELS CLASS ...; instances: "
+        "IMAGES MAPS; mask_folders: ROOT; all others: ROOT SPLIT, and for voc [CLASS ...]",
     )
     parser.add_argument("--size", type=int, default=320, help="height and width of the images")
     parser.add_argument("--augment", action="store_true", help="flip, zoom and rotate")

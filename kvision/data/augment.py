@@ -110,6 +110,10 @@ class _Augmentation:
     def __init__(self, layers, ignore_label, min_visibility):
         # Masks are filled with 0, whatever the images are filled with.
         self.steps = [(_copy(layer), _copy(layer, fill_value=0.0)) for layer in layers]
+        self.may_lose_pixels = any(
+            isinstance(layer, _MOVING_LAYERS) and not isinstance(layer, keras.layers.RandomFlip)
+            for layer in layers
+        )
         self.ignore_label = ignore_label
         self.min_visibility = min_visibility
 
@@ -135,7 +139,8 @@ class _Augmentation:
         masks = _stack_masks(batch, backend)
         boxes = dict(batch.get("bounding_boxes", {}))
         real = boxes["labels"] >= 0 if boxes else None
-        ids = _InstanceIds(batch, backend) if boxes and "instance_ids" in batch else None
+        known = boxes and "instance_ids" in batch
+        ids = _InstanceIds(batch, backend) if known and self.may_lose_pixels else None
         drawn = ids.boxes(masks)[1] if ids else None
         size = images.shape[1:3]
         for layer, mask_layer in self.steps:

@@ -128,7 +128,7 @@ def instance_dataset(files, class_names, read_ids, describe, reader, on_error, a
             check_size(ids.shape, size)
         except ValueError as error:
             return at_fault, str(error)
-        boxes, area = boxes_of_ids(ids, len(values))
+        boxes, area = boxes_and_areas(ids, len(values))
         return size, pack_boxes(boxes, **describe(values), area=area)
 
     with concurrent.futures.ThreadPoolExecutor() as threads:
@@ -195,7 +195,7 @@ def numbered(values):
     return known, np.where(values > 0, ids, 0)
 
 
-def boxes_of_ids(instance_ids, num_objects):
+def boxes_and_areas(instance_ids, num_objects):
     """Find the boxes around the objects of a label map.
 
     Args:

@@ -139,7 +139,9 @@ def mask_to_polygons(mask):
     if all(_is_clockwise(ring) for ring in rings):
         return [np.ravel(ring).tolist() for ring in rings]
     start = rings[0][0]
-    path = [corner for ring in rings for corner in (*ring, ring[0], start)]
+    path = [*rings[0], start]
+    for ring in rings[1:]:
+        path += [*ring, ring[0], start]
     return [np.ravel(path).tolist()]
 
 
@@ -147,18 +149,18 @@ def runs_to_ids(runs, size):
     """Paint objects into one label map; where they overlap, the smallest is on top.
 
     Args:
-        runs: ints ``(n, r)``, the runs of n objects, each padded with zeros.
+        runs: ints ``(n, r)``, the runs of n objects, each padded with zeros; or a list of them.
         size: ``(height, width)``.
 
     Returns:
         int32 ``(height, width)``: 0 is background, i + 1 the object of row i.
     """
-    runs = np.asarray(runs)
     height, width = size
     painted = np.zeros(height * width, "int32")
-    ends = np.cumsum(runs, axis=1)
-    for row in np.argsort(-runs[:, 1::2].sum(axis=1), kind="stable"):
-        for start, end in zip(ends[row, 0::2], ends[row, 1::2], strict=False):
+    areas = [np.sum(row[1::2]) for row in runs]
+    for row in np.argsort(np.negative(areas), kind="stable"):
+        ends = np.cumsum(runs[row])
+        for start, end in zip(ends[0::2], ends[1::2], strict=False):
             painted[start:end] = row + 1
     return painted.reshape(width, height).T.copy()
 

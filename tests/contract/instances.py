@@ -76,6 +76,7 @@ INSTANCES = {
     "kvision.layers.ASPP": lambda: kvision.layers.ASPP(
         8, dilation_rates=(2, 3), separable=True, image_pooling=False, dropout=0.2
     ),
+    "kvision.data.RandomCopyPaste": lambda: kvision.data.RandomCopyPaste(0.5, 0.25, seed=3),
     "kvision.data.RandomScaledCrop": lambda: kvision.data.RandomScaledCrop(
         30, 40, scale=(0.75, 1.5), fill_value=114.0, seed=3
     ),

@@ -266,14 +266,60 @@ def test_what_cannot_be_done_to_a_batch_is_refused():
             augment([crop])(scene(1))
     with pytest.raises(ValueError, match="RandomRotation with fill_mode='reflect' would paint"):
         augment([L.RandomRotation(0.1)])(scene(1))
-    with pytest.raises(ValueError, match="boxes cannot follow RandomElasticTransform"):
-        augment([L.RandomElasticTransform()])(scene(1))
+    boxes_alone = scene(1)
+    del boxes_alone["instance_ids"]
+    with pytest.raises(ValueError, match="boxes cannot follow RandomElasticTransform without"):
+        augment([L.RandomElasticTransform()])(boxes_alone)
+    with pytest.raises(ValueError, match=r"cannot carry: \['mask_runs'\].*`paint_instances`"):
+        augment([L.RandomFlip()])(scene(1) | {"mask_runs": np.zeros((1, 6, 9), "int32")})
     with pytest.raises(ValueError, match=r"targets it cannot carry: \['keypoints'\]"):
         augment([L.RandomFlip()])(scene(1) | {"keypoints": np.zeros((1, 6, 17, 3))})
     with pytest.raises(ValueError, match="`images` must have shape"):
         augment([L.RandomFlip()])({"images": np.zeros((8, 8, 3))})
     with pytest.raises(ValueError, match="`min_visibility` must be in"):
         augment([], min_visibility=1.0)
+
+
+TURNING = {
+    "rotation": lambda: [L.RandomRotation(0.3, fill_mode="constant", seed=1)],
+    "elastic": lambda: [
+        L.RandomElasticTransform(1.0, scale=1.0, fill_mode="constant", seed=1),
+    ],
+    "rotation and flip": lambda: [
+        L.RandomRotation(0.3, fill_mode="constant", seed=1),
+        L.RandomFlip(seed=2),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", TURNING)
+def test_boxes_are_drawn_anew_around_what_was_turned_or_bent(name, run):
+    after = run(augment(TURNING[name]()), scene())
+    left = 0
+    for k, i in itertools.product(range(6), range(6)):
+        instance = after["instance_ids"][k, ..., 0] == i + 1
+        assert instance.any() == (after["bounding_boxes"]["labels"][k, i] >= 0)
+        if instance.any():
+            left += 1
+            box = after["bounding_boxes"]["boxes"][k, i]
+            np.testing.assert_array_equal(box, extent(instance))
+    assert left > 12
+
+
+def test_an_object_without_a_pixel_left_becomes_padding(run):
+    before = scene()
+    before["instance_ids"][before["instance_ids"] == 2] = 0
+    before["instance_ids"][:, 50, 41] = 2  # one pixel in a box of 20 x 26
+    before["bounding_boxes"]["boxes"][:, 4] = (0, 0, 9, 9)
+    before["bounding_boxes"]["labels"][:, 4] = 1  # never had a pixel
+    after = run(augment([L.CenterCrop(40, 54)]), before)  # columns from 21, rows from 16
+    assert (after["bounding_boxes"]["labels"][:, 1] == 0).all()
+    after = run(augment([L.CenterCrop(30, 54)]), before)  # rows from 21 to 51
+    assert (after["bounding_boxes"]["labels"][:, 1] == 0).all()
+    after = run(augment([L.CenterCrop(20, 54)]), before)  # rows from 26 to 46
+    assert (after["bounding_boxes"]["labels"][:, 1] == -1).all()
+    moved = run(augment([L.RandomFlip("horizontal", seed=1)]), before)
+    assert (moved["bounding_boxes"]["labels"][:, 4] == 1).all()
 
 
 def test_semantic_masks_alone_may_be_reflected():

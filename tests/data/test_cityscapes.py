@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from kvision.data import CITYSCAPES_CLASS_NAMES, CITYSCAPES_COLORS, read_cityscapes
+from kvision.data import (
+    CITYSCAPES_CLASS_NAMES,
+    CITYSCAPES_COLORS,
+    CITYSCAPES_INSTANCE_CLASS_NAMES,
+    read_cityscapes,
+    read_cityscapes_instances,
+)
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -66,3 +72,31 @@ def test_what_is_wrong_is_named(tmp_path):
         read_cityscapes(tmp_path, "val")
     with pytest.raises(ValueError, match="`labels` must be one of .*Received: 'color'"):
         read_cityscapes(tmp_path, "train", labels="color")
+
+
+def test_persons_and_vehicles_are_told_apart(tmp_path):
+    # Road, a group of persons, two persons, a car, a caravan (which is not evaluated), the plate.
+    values = np.array([[7, 24, 24000, 24001], [26000, 29000, 24001, 65535]], "uint16")
+    write(tmp_path, "ulm", FRAME, values, "gtFine_instanceIds")
+    dataset = read_cityscapes_instances(tmp_path, "train")
+    assert dataset.class_names == CITYSCAPES_INSTANCE_CLASS_NAMES
+    assert dataset.class_names == tuple(
+        "person rider car truck bus train motorcycle bicycle".split()
+    )
+    (example,) = dataset
+    boxes = example.bounding_boxes
+    assert boxes["labels"].tolist() == [0, 0, 0, 2]
+    assert boxes["is_crowd"].tolist() == [True, False, False, False]
+    assert boxes["area"].tolist() == [1, 1, 2, 1]
+    np.testing.assert_array_equal(
+        boxes["boxes"], [[1, 0, 2, 1], [2, 0, 3, 1], [2, 0, 4, 2], [0, 1, 1, 2]]
+    )
+    (batch,) = dataset.batches(1, None)
+    np.testing.assert_array_equal(batch["instance_ids"][0, ..., 0], [[0, 1, 2, 3], [4, 0, 3, 0]])
+
+
+def test_a_missing_map_of_instances_is_named(tmp_path):
+    write(tmp_path, "ulm", FRAME, np.zeros((2, 2), "uint8"))
+    reason = rf"read_cityscapes_instances: .*{FRAME}_gtFine_instanceIds\.png: .* missing"
+    with pytest.raises(ValueError, match=reason):
+        read_cityscapes_instances(tmp_path, "train")
