@@ -1,6 +1,7 @@
 """Metrics: of detections, collected and computed on the host; of label maps, as Keras metrics."""
 
 from kvision.metrics.boundary_f_score import BoundaryFScore
+from kvision.metrics.cityscapes_instance_metrics import CityscapesInstanceMetrics
 from kvision.metrics.coco_detection_metrics import COCODetectionMetrics
 from kvision.metrics.coco_mask_metrics import COCOMaskMetrics
 from kvision.metrics.collected_detections import CollectedDetections, ImageRecord
@@ -13,6 +14,7 @@ __all__ = [
     "BoundaryFScore",
     "COCODetectionMetrics",
     "COCOMaskMetrics",
+    "CityscapesInstanceMetrics",
     "CollectedDetections",
     "ImageRecord",
     "ObjectMetrics",

@@ -5,7 +5,7 @@ import numpy as np
 
 from kvision.boxes.resize import resized_size
 from kvision.metrics.coco_detection_metrics import COCODetectionMetrics
-from kvision.ops import paste_masks
+from kvision.metrics.object_masks import read_runs
 
 
 @keras.saving.register_keras_serializable("kvision")
@@ -26,8 +26,8 @@ class COCOMaskMetrics(COCODetectionMetrics):
     - `instance_ids` `(B, H, W)` or `(B, H, W, 1)`: `i + 1` at the pixels of the object of row `i`.
 
     They are compared at the pixels of the images given to the model, where the true masks are
-    known; areas are those of the original images. Boxes are carried back to original pixels. Given
-    run lengths, and neither `image_size` nor `resize_policy`, `update` needs `mask_size`.
+    known, so that `update` needs `image_size`. Areas are those of the original images, as far as
+    `original_size` and `resize_policy` tell; boxes are carried back to original pixels.
 
     The evaluator is the package `faster-coco-eval`, whose compressed run lengths are all that is
     kept of the masks.
@@ -58,68 +58,38 @@ class COCOMaskMetrics(COCODetectionMetrics):
                 "Received: None."
             )
         size = tuple(int(side) for side in image_size)
-        scale = 1.0
+        scale, without_padding = 1.0, size
         if "original_size" in targets and resize_policy is not None:
             original_size = targets["original_size"]
-            scale = np.prod(original_size / resized_size(original_size, size, resize_policy))
-        real, found = targets["labels"] >= 0, detections["labels"] >= 0
-        masks = _masks("targets", targets, size, real, scale)
-        if "area" in targets:
-            for mask, area in zip(masks, targets["area"][real].tolist(), strict=True):
-                mask["area"] = area if area > 0 else mask["area"]
-        return record._replace(
-            masks=masks, detected_masks=_masks("detections", detections, size, found, scale)
+            without_padding = resized_size(original_size, size, resize_policy)
+            scale = np.prod(original_size / without_padding)
+        masks, found = (
+            _masks(name, objects, size, without_padding)
+            for name, objects in (("targets", targets), ("detections", detections))
         )
+        for mask in masks + found:
+            mask["area"] *= scale
+        if "area" in targets:
+            annotated = targets["area"][targets["labels"] >= 0].tolist()
+            for mask, area in zip(masks, annotated, strict=True):
+                mask["area"] = area if area > 0 else mask["area"]
+        return record._replace(masks=masks, detected_masks=found)
 
 
-def _masks(argument, objects, size, real, scale):
-    """Entries of the evaluator for the rows that are objects, by whatever form their masks have."""
+def _masks(argument, objects, size, without_padding):
+    """Masks of the rows that are objects, whatever their form, as the evaluator takes them."""
     from faster_coco_eval.core import mask
 
-    if "masks" in objects:
-        runs = _paste(objects["masks"], objects["boxes"], size)
-    elif "mask_runs" in objects:
-        runs = objects["mask_runs"]
-    elif "instance_ids" in objects:
-        runs = _runs_of_ids(objects["instance_ids"].reshape(size), len(real))
-    else:
-        raise ValueError(
-            f"COCOMaskMetrics.update: `{argument}` must have `masks`, `mask_runs` or "
-            f"`instance_ids`. Received: {sorted(objects)}."
-        )
-    rows = [np.trim_zeros(row, "b").tolist() for row, kept in zip(runs, real, strict=True) if kept]
+    runs = read_runs("COCOMaskMetrics", argument, objects, size)
     nothing = [size[0] * size[1]]
-    rles = [{"size": list(size), "counts": row or nothing} for row in rows]
-    rles = mask.frPyObjects(rles, *size) if rles else []
-    areas = scale * np.array([sum(row[1::2]) for row in rows])
-    return [
-        {"segmentation": rle, "area": area} for rle, area in zip(rles, areas.tolist(), strict=True)
+    rles = [
+        {"size": list(size), "counts": np.trim_zeros(row, "b").tolist() or nothing}
+        for row, label in zip(runs, objects["labels"], strict=True)
+        if label >= 0
     ]
-
-
-def _paste(masks, boxes, size):
-    """The run lengths of RoI masks `(K, m, m)` in their boxes `(K, 4)`."""
-    num_runs, num_pixels = 2 * size[1] + 1, size[0] * size[1]
-    rows = [None] * len(masks)
-    left = np.arange(len(masks))
-    while len(left):  # a row of -1 needs more runs than there is room for
-        runs = paste_masks(
-            masks[left][None], boxes[left][None], image_size=size, form="runs", num_runs=num_runs
-        )
-        for index, row in zip(left, keras.ops.convert_to_numpy(runs)[0], strict=True):
-            rows[index] = row
-        left = np.array([index for index in left if rows[index][0] < 0], int)
-        num_runs = min(4 * num_runs, num_pixels + 1)
-    return rows
-
-
-def _runs_of_ids(ids, num_objects):
-    """The run lengths of the objects 1, 2, ... of a label map `(H, W)`."""
-    flat = ids.T.ravel()
-    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1))
-    ends = np.append(starts[1:], flat.size)
-    order = np.argsort(flat[starts], kind="stable")
-    bounds = np.searchsorted(flat[starts][order], np.arange(1, num_objects + 2))
-    stretches = np.stack([starts, ends], axis=1)[order]
-    rows = [stretches[first:last].ravel() for first, last in zip(bounds, bounds[1:], strict=False)]
-    return [np.diff(row, prepend=0, append=flat.size) if len(row) else row for row in rows]
+    rles = mask.frPyObjects(rles, *size) if rles else []
+    if tuple(without_padding) != size:
+        height, width = (float(side) for side in without_padding)
+        frame = mask.frPyObjects(np.array([[0.0, 0.0, width, height]]), *size)
+        rles = [mask.merge([rle, *frame], intersect=1) for rle in rles]
+    return [{"segmentation": rle, "area": float(mask.area(rle))} for rle in rles]

@@ -33,6 +33,9 @@ class PanopticQuality(keras.metrics.Metric):
     - `is_crowd`: `(B, M)`, of `y_true` only and optional: which segments are a group of things.
 
     Pixels of id 0 or of a segment of label -1 are void in the truth and nothing in the prediction.
+    Where id 0 is known to be background, as in label maps of cells, say so: else what is predicted
+    there counts neither way.
+
     As in the authors' code (panopticapi), void pixels do not count to the union of a pair; a
     predicted segment that has no partner and more than half of whose pixels are void or crowd of
     its own class is no false positive; and crowd is not required and no partner. (That code looks
@@ -46,6 +49,7 @@ class PanopticQuality(keras.metrics.Metric):
         num_classes: Number of classes K, things and stuff together.
         things: The classes that are things; the others are stuff. With it `pq_things`, `pq_stuff`
             and so on are reported as well. `None` makes no difference between them.
+        background_is_void: Whether true pixels of id 0 are void, as published, or background.
         per_class: Whether to add `pq/<class>`, `sq/<class>` and `rq/<class>` for every class, NaN
             where it has no segment.
         class_names: Names for these keys, in the order of the classes. `None` uses the numbers.
@@ -61,6 +65,7 @@ class PanopticQuality(keras.metrics.Metric):
         num_classes,
         *,
         things=None,
+        background_is_void=True,
         per_class=False,
         class_names=None,
         name="panoptic_quality",
@@ -83,6 +88,7 @@ class PanopticQuality(keras.metrics.Metric):
             )
         self.num_classes = num_classes
         self.things = None if things is None else sorted(int(label) for label in things)
+        self.background_is_void = background_is_void
         self.per_class = per_class
         self.class_names = None if class_names is None else list(class_names)
 
@@ -123,7 +129,10 @@ class PanopticQuality(keras.metrics.Metric):
         true_labels, found_labels, crowd = (
             ops.reshape(rows, (-1,)) for rows in (true_labels, found_labels, crowd)
         )
-        iou, required, counted = _judge(truth, true_labels, crowd, found, found_labels)
+        void = truth.at_pixels(true_labels) < 0
+        if not self.background_is_void:
+            void = ops.logical_and(void, truth.ids > 0)
+        iou, required, counted = _judge(truth, true_labels, crowd, void, found, found_labels)
 
         def by_class(segments, labels, values):
             weighted = ops.reshape(segments.by_image(values) * weights[:, None], (-1,))
@@ -141,7 +150,7 @@ class PanopticQuality(keras.metrics.Metric):
         self._iou.assign(total)
 
     def _read(self, argument, segments):
-        """Ids `(B, P)`, 0 where there is no class; labels `(B, 1 + M)`; whether any was wrong."""
+        """Ids `(B, P)`; labels `(B, 1 + M)`, those of id 0 first; whether any was wrong."""
         owner = type(self).__name__
         if not isinstance(segments, dict) or "labels" not in segments:
             received = sorted(segments) if isinstance(segments, dict) else type(segments).__name__
@@ -161,7 +170,6 @@ class PanopticQuality(keras.metrics.Metric):
         labels = ops.pad(labels, ((0, 0), (1, 0)), constant_values=-1)
         name = f"ids in `{argument}`, which has that many `labels`,"
         ids, wrong_ids = check_range(owner, name, ids, 0, ops.shape(labels)[1] - 1)
-        ids = ops.where(ops.take_along_axis(labels, ids, axis=1) < 0, 0, ids)
         return ids, labels, ops.logical_or(wrong_labels, wrong_ids)
 
     def result(self):
@@ -205,18 +213,20 @@ class PanopticQuality(keras.metrics.Metric):
             **super().get_config(),
             "num_classes": self.num_classes,
             "things": self.things,
+            "background_is_void": self.background_is_void,
             "per_class": self.per_class,
             "class_names": self.class_names,
         }
 
 
-def _judge(truth, true_labels, crowd, found, found_labels):
+def _judge(truth, true_labels, crowd, void, found, found_labels):
     """Which segments count, and how well those that have a partner meet it.
 
     Args:
         truth: `Segments` of N rows in all.
         true_labels: Their classes `(N,)`, -1 for none.
         crowd: Which are a group of things `(N,)`.
+        void: Which pixels do not count `(P,)`.
         found: `Segments` of R rows in all.
         found_labels: Their classes `(R,)`, -1 for none.
 
@@ -225,7 +235,6 @@ def _judge(truth, true_labels, crowd, found, found_labels):
         one `(N,)`; which true segments are to be found `(N,)`; which predicted ones are right or
         wrong `(R,)`.
     """
-    void = truth.ids == 0
     own_crowd = ops.logical_and(
         truth.at_pixels(crowd), truth.at_pixels(true_labels) == found.at_pixels(found_labels)
     )
@@ -234,18 +243,15 @@ def _judge(truth, true_labels, crowd, found, found_labels):
 
     partners, shared = elect_partners(truth, found)
     union = truth.areas + ops.take(found.areas - found_void, partners) - shared
+    candidate = ops.logical_and(true_labels >= 0, ops.logical_not(crowd))
     hit = ops.logical_and(2 * shared > union, true_labels == ops.take(found_labels, partners))
-    hit = ops.logical_and(hit, ops.logical_not(crowd))
+    hit = ops.logical_and(hit, candidate)
     iou = ops.cast(shared, "float32") / ops.cast(ops.maximum(union, 1), "float32")
     iou = ops.where(hit, iou, 0.0)
 
-    taken = ops.cast(hit, "int32")
-    taken = ops.segment_sum(taken, partners, num_segments=ops.shape(found_labels)[0]) > 0
+    taken = found.sum(ops.cast(hit, "int32"), partners) > 0
     counted = ops.logical_or(taken, 2 * excused <= found.areas)
 
-    def present(segments, labels, condition):
-        real = ops.logical_and(segments.areas > 0, labels >= 0)
-        return ops.cast(ops.logical_and(real, condition), "float32")
-
-    required = present(truth, true_labels, ops.logical_not(crowd))
-    return iou, required, present(found, found_labels, counted)
+    required = ops.logical_and(candidate, truth.areas > 0)
+    counted = ops.logical_and(counted, ops.logical_and(found_labels >= 0, found.areas > 0))
+    return iou, ops.cast(required, "float32"), ops.cast(counted, "float32")

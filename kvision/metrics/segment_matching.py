@@ -28,9 +28,12 @@ class Segments:
         self.rows = ops.reshape(ids + self.first_rows[:, None], (-1,))
         self.areas = self.sum(ops.ones_like(self.rows))
 
-    def sum(self, values):
-        """The values `(B * P,)` of the pixels, summed by segment: `(B * num_ids,)`."""
-        return ops.segment_sum(values, self.rows, num_segments=self.num_images * self.num_ids)
+    def sum(self, values, rows=None):
+        """The values `(B * P,)` of the pixels, or of any `rows`, by segment: `(B * num_ids,)`."""
+        rows = self.rows if rows is None else rows
+        # One row more, which is cut off: PyTorch's sum takes a size of 0 for none.
+        size = self.num_images * self.num_ids + 1
+        return ops.segment_sum(values, rows, num_segments=size)[:-1]
 
     def at_pixels(self, values):
         """The values `(B * num_ids,)` of the segments, at their pixels: `(B * P,)`."""
@@ -59,7 +62,7 @@ def elect_partners(truth, found):
         where it or the true one is id 0, they share nothing.
     """
     powers = ops.convert_to_tensor(2 ** np.arange(31, dtype="int32"))
-    largest = ops.max(found.ids, initial=0)  # there may be no image
+    largest = ops.max(ops.pad(found.ids, ((0, 1),)))  # there may be no image
     num_digits = ops.sum(ops.cast(powers <= largest, "int32"))
 
     def elect_digit(place, elected):
@@ -67,7 +70,12 @@ def elect_partners(truth, found):
         digit = ops.cast(2 * truth.sum(votes) > truth.areas, "int32")
         return elected + digit * powers[place]
 
-    elected = ops.fori_loop(0, num_digits, elect_digit, ops.zeros_like(truth.areas))
+    elected = ops.zeros_like(truth.areas)
+    try:
+        for place in range(int(num_digits)):
+            elected = elect_digit(place, elected)
+    except TypeError:  # from every backend, of a tensor without a value: the code is compiled
+        elected = ops.fori_loop(0, num_digits, elect_digit, elected)
     elected = ops.minimum(elected, found.num_ids - 1)  # digits of no majority make up any number
     partners = truth.by_image(elected) + found.first_rows[:, None]
     partners = ops.reshape(partners, (-1,))
@@ -104,8 +112,8 @@ def read_instance_ids(owner, argument, value):
             f"{owner}: instance ids must have shape (B, H, W) or (B, H, W, 1). "
             f"Received: {tuple(ids.shape)} as `{argument}`."
         )
-    height, width = ops.shape(ids)[1:]
-    return ops.reshape(ids, (-1, height * width))
+    num_images, height, width = ops.shape(ids)
+    return ops.reshape(ids, (num_images, height * width))
 
 
 def check_same_pixels(owner, truth, found):

@@ -119,8 +119,20 @@ INSTANCES = {
     "kvision.metrics.BoundaryFScore": lambda: kvision.metrics.BoundaryFScore(
         2, tolerance=3, ignore_class=255, count_absent=False, per_class=True, class_names=["a", "b"]
     ),
+    "kvision.metrics.CityscapesInstanceMetrics": lambda: kvision.metrics.CityscapesInstanceMetrics(
+        min_area=10, ignore_class=0, per_class=True, class_names=["a", "b"]
+    ),
     "kvision.metrics.COCODetectionMetrics": lambda: kvision.metrics.COCODetectionMetrics(
         per_class=True, class_names=["a", "b"]
+    ),
+    "kvision.metrics.COCOMaskMetrics": lambda: kvision.metrics.COCOMaskMetrics(
+        per_class=True, class_names=["a", "b"]
+    ),
+    "kvision.metrics.ObjectMetrics": lambda: kvision.metrics.ObjectMetrics(
+        per_threshold=True, name="cells"
+    ),
+    "kvision.metrics.PanopticQuality": lambda: kvision.metrics.PanopticQuality(
+        3, things=[0, 2], background_is_void=False, per_class=True, class_names=["a", "b", "c"]
     ),
     "kvision.metrics.SegmentationMetrics": lambda: kvision.metrics.SegmentationMetrics(
         2, ignore_class=255, per_class=True, class_names=["a", "b"], name="street"

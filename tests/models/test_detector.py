@@ -7,8 +7,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
-from kvision.metrics import COCODetectionMetrics, VOCDetectionMetrics
+from kvision.metrics import (
+    COCODetectionMetrics,
+    ObjectMetrics,
+    PanopticQuality,
+    VOCDetectionMetrics,
+)
 from tests.models.tiny_detector import SIDE, TinyDetector, scenes
 
 BACKEND = keras.backend.backend()
@@ -72,6 +78,48 @@ def test_evaluate_gives_losses_and_metrics(batch_size):
     names = ["loss", "offset_loss", "size_loss"]
     names += sorted(set(result) - set(names))
     np.testing.assert_allclose(listed, [result[name] for name in names])
+
+
+def filled(boxes):
+    """The label maps `(B, SIDE, SIDE)` of one box an image, without those that begin outside."""
+    boxes = ops.convert_to_tensor(boxes)
+    places = ops.cast(ops.arange(SIDE), "float32")
+    left, top, right, bottom = (boxes[:, i, None, None] for i in range(4))
+    rows, columns = places[None, :, None], places[None, None]
+    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    return ops.cast(inside, "int32")
+
+
+@keras.saving.register_keras_serializable("kvision_tests")
+class PaintingDetector(TinyDetector):
+    """Its detections are label maps as well."""
+
+    def decode(self, raw):
+        return {**super().decode(raw), "instance_ids": filled(raw["boxes"])}
+
+
+def test_keras_metrics_are_evaluators(tmp_path):
+    """Six of seven objects are found; the seventh lies far outside of its image."""
+    images, targets = scenes(7, wrong=(3,))
+    targets["instance_ids"] = ops.convert_to_numpy(filled(targets["boxes"][:, 0]))[..., None]
+    model = PaintingDetector(num_classes=1, image_size=SIDE)
+    metrics = [
+        ObjectMetrics(),
+        PanopticQuality(1, background_is_void=False),
+        COCODetectionMetrics(),
+    ]
+    model.compile(keras.optimizers.SGD(0.0), evaluator=metrics)
+    history = model.fit(
+        images, targets, batch_size=3, epochs=2, validation_data=(images, targets), verbose=0
+    ).history
+    expected = {"object_f1_50": 12 / 13, "image_ap": 6 / 7, "rq": 12 / 13, "sq": 1.0, "AR_1": 6 / 7}
+    for name, value in expected.items():
+        assert history[f"val_{name}"] == pytest.approx([value] * 2, abs=1e-6)
+        assert name not in history  # in training there is nothing decoded
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    result = loaded.evaluate(images, targets, batch_size=7, return_dict=True, verbose=0)
+    assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 @only_tensorflow

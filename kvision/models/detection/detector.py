@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kvision.metrics import COCODetectionMetrics
-from kvision.models.detection.evaluated_model import EvaluatedModel
+from kvision.models.detection.evaluated_model import EvaluatedModel, MetricEvaluator
 from kvision.models.detection.target_checks import check_targets
 
 
@@ -107,8 +107,10 @@ class Detector(EvaluatedModel):
             evaluator: What `evaluate` computes from the detections: an object with `reset()`,
                 `update(detections, targets, *, image_size, resize_policy)` and
                 `result() -> {name: float}` (and `get_config()`, where the compiled model is to be
-                saved), or a sequence of them; `()` for the losses alone. `None` is the model's
-                `default_evaluator()`.
+                saved), or a Keras metric whose `y_true` are the targets, whose `y_pred` is what
+                `decode` returns, and whose result is a dictionary, such as
+                `kvision.metrics.ObjectMetrics()`; or a sequence of these; `()` for the losses
+                alone. `None` is the model's `default_evaluator()`.
             run_eagerly: Whether to run the steps uncompiled.
             steps_per_execution: Batches per call of the compiled training step. `evaluate`
                 always runs its batches one by one.
@@ -129,6 +131,10 @@ class Detector(EvaluatedModel):
             evaluator = self.default_evaluator()
         if not isinstance(evaluator, (list, tuple)):
             evaluator = (evaluator,)
+        evaluator = [
+            MetricEvaluator(one) if isinstance(one, keras.metrics.Metric) else one
+            for one in evaluator
+        ]
         for one in evaluator:
             methods = [getattr(one, name, None) for name in ("reset", "update", "result")]
             if isinstance(one, type) or not all(map(callable, methods)):
@@ -311,7 +317,10 @@ class Detector(EvaluatedModel):
             return config
         for unused in ("loss_weights", "weighted_metrics"):
             del config[unused]
-        evaluators = [keras.saving.serialize_keras_object(e) for e in self._evaluators]
+        evaluators = [
+            keras.saving.serialize_keras_object(getattr(one, "metric", one))
+            for one in self._evaluators
+        ]
         return {**config, "evaluator": evaluators}
 
 

@@ -140,6 +140,43 @@ class EvaluatedModel(ImageModel):
         return results
 
 
+class MetricEvaluator:
+    """A Keras metric as an evaluator: its `y_true` are the targets, its `y_pred` the detections.
+
+    It also keeps the metric from being one of the model's own, which Keras would ask for its result
+    in training steps as well.
+
+    Args:
+        metric: A `keras.metrics.Metric` whose result is a dictionary of scalars.
+    """
+
+    def __init__(self, metric):
+        self.metric = metric
+
+    def reset(self):
+        """Forgets all images."""
+        self.metric.reset_state()
+
+    def update(self, detections, targets, *, image_size=None, resize_policy=None):
+        """Adds a batch.
+
+        Args:
+            detections: What the model decoded.
+            targets: The targets of the batch.
+            image_size: Not used: the metric sees the images given to the model.
+            resize_policy: Not used.
+        """
+        self.metric.update_state(targets, detections)
+
+    def result(self):
+        """Returns the metric's values.
+
+        Returns:
+            `{name: float}`.
+        """
+        return {name: float(value) for name, value in self.metric.result().items()}
+
+
 class _OneStepPerExecution:
     """Makes a model, and the validation data `fit` has cached in it, go batch by batch."""
 
