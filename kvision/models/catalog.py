@@ -63,6 +63,11 @@ class Entry(NamedTuple):
 _RESNET = "He, Zhang, Ren and Sun, 2015"
 _VGG = "Simonyan and Zisserman, 2014"
 _SEGNET = "Badrinarayanan, Kendall and Cipolla, 2015"
+_FAINT = {
+    f"mask_head/{layer}/bias": "the masks' last convolution starts from N(0, 0.001^2), which "
+    "scales what reaches the layers before it; of a bias' gradient, the two signs mostly cancel"
+    for layer in ("conv_1", "conv_2", "upsampling")
+}
 _MASK_RCNN = "He, Gkioxari, Dollár and Girshick, 2017"
 _C4 = {  # detectron2's numbers
     "fpn_filters": None,
@@ -201,7 +206,7 @@ CATALOG = {
         "mask_rcnn",
         _MASK_RCNN,
         (44_401_393, 106_241),
-        no_gradient=_UNPOOLED,
+        no_gradient=_UNPOOLED | _FAINT,
     ),
     "mask_rcnn_c4": Entry(
         MaskRCNN,
