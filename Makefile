@@ -99,7 +99,7 @@ bench: setup $(PEER)
 PACKAGES_torchvision = numpy $$($(RUN) -c '$(REQUIRED)' project optional-dependencies interop)
 PACKAGES_addons = 'tensorflow-cpu==2.15.*' tensorflow-addons==0.23.0
 PACKAGES_keras_cv = keras-cv==0.9.0 'tensorflow-cpu==2.21.*' 'keras==3.15.*'
-PACKAGES_imaging = opencv-python-headless scipy connected-components-3d
+PACKAGES_imaging = opencv-python-headless scipy connected-components-3d edt
 # TensorFlow 2.15 was never built for a Python after 3.11.
 PYTHON_addons = python3.11
 

@@ -99,6 +99,20 @@ def border_weight_map(
 def build_info() -> dict[str, str]:
     """What the library was built with; empty where a part was left out."""
 
+def connected_components(
+    mask: ArrayLike,
+    *,
+    connectivity: int = 8,
+    num_threads: int = 0,
+) -> ndarray:
+    """The connected components of masks.
+
+    mask: (batch, height, width).
+    connectivity: 4 for neighbours that share a side, 8 for those that share a corner too.
+    labels: (batch, height, width), the components of each image numbered from 1 in raster order of
+      their first pixels; 0 where the mask is not set.
+    """
+
 def depthwise_atrous_pyramid_pooling(
     x: ArrayLike,
     kernels: ArrayLike,
@@ -134,6 +148,20 @@ def depthwise_atrous_pyramid_pooling_gradient(
     """Gradients of depthwise_atrous_pyramid_pooling with respect to its tensors.
 
     output: what it gave, which tells where a ReLU let it pass.
+    """
+
+def distance_transform(
+    instances: ArrayLike,
+    *,
+    image_border_is_outside: bool = False,
+    num_threads: int = 0,
+) -> ndarray:
+    """The distance of each pixel to the nearest one outside its instance.
+
+    instances: (batch, height, width), ids of instances greater than 0, all else is background.
+    image_border_is_outside: whether what lies beyond the image is outside; it is for an instance that
+      fills the image.
+    distance: (batch, height, width), Euclidean, between pixel centres; 0 on the background.
     """
 
 def elementwise_iou(
@@ -422,4 +450,48 @@ def soft_nms(
     indices: boxes by order of selection, padded with -1.
     decayed_scores: their scores when they were selected, padded with 0.
     count: how many are selected.
+    """
+
+def watershed_targets(
+    instances: ArrayLike,
+    *,
+    level_edges: ArrayLike,
+    image_border_is_outside: bool = False,
+    min_area: int = 0,
+    num_threads: int = 0,
+) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    """What a deep watershed network is taught, from instances.
+
+    instances: (batch, height, width), ids of instances greater than 0, all else is background.
+    level_edges: (num_levels,), each greater than the one before; the last level is open.
+    image_border_is_outside: whether what lies beyond the image is outside; it is for an instance that
+      fills the image.
+    min_area: instances of fewer pixels have targets of 0, as the background has.
+    distance: (batch, height, width), Euclidean, to the nearest pixel outside the instance.
+    direction: (batch, height, width, 2), unit vectors x, y along which the distance grows, or (0, 0).
+    level: (batch, height, width), which of level_edges is the last, from the second on, that is less
+      than the distance, or 0.
+    weight: (batch, height, width), 200 / sqrt(pixels of the instance).
+def watershed_instances(
+    energy: ArrayLike,
+    semantic: ArrayLike,
+    grow_within: ArrayLike,
+    *,
+    cut: ArrayLike,
+    min_area: ArrayLike,
+    grow: ArrayLike,
+    fill_holes: int = 64,
+    connectivity: int = 8,
+    num_threads: int = 0,
+) -> ndarray:
+    """Instances of an energy map, as deep watershed cuts them.
+
+    energy: (B, H, W).
+    semantic: (B, H, W), classes from 1, all else is background; or (B, 0, 0): all is of class 1.
+    grow_within: (B, H, W), where instances may grow to; or (B, 0, 0): anywhere.
+    cut, min_area, grow: (C,), of each class from 1 on.
+    fill_holes: holes of fewer pixels are filled.
+    connectivity: 4 for neighbours that share a side, 8 for those that share a corner too.
+    instances: (B, H, W), ids of each image from 1 in raster order of their first pixels, 0 for
+      background.
     """

@@ -19,6 +19,7 @@ from kvision.ops import native
 from tests.conformance import (
     components,
     convolutions,
+    distances,
     overlaps,
     pooling,
     pyramids,
@@ -36,6 +37,7 @@ ROWS = (
     *suppression.ROWS,
     *overlaps.ROWS,
     *components.ROWS,
+    *distances.ROWS,
 )
 # The share of the calls that each answers: eager `keras.ops` take a hundred times as long.
 IMPLEMENTATIONS = {"native": 1.0, "reference": 0.1}
@@ -71,7 +73,7 @@ def parse():
     parser.add_argument("--torchvision", help="Python with torchvision")
     parser.add_argument("--addons", help="Python with TensorFlow Addons")
     parser.add_argument("--keras-cv", help="Python with KerasCV")
-    parser.add_argument("--imaging", help="Python with OpenCV and SciPy")
+    parser.add_argument("--imaging", help="Python with OpenCV, SciPy and edt")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=20_000, help="pairs of boxes a row")
     parser.add_argument("--only", default="", help="part of a peer function's name")

@@ -65,6 +65,7 @@ def all_calls(small=False, seed=0):
         _match_boxes,
         _box_iou,
         _border_weight_map,
+        _watershed_targets,
         _components,
         _atrous_pyramid_pooling,
         _depthwise_atrous_pyramid_pooling,
@@ -381,6 +382,27 @@ def _border_weight_map(rng, small):
             label = f"{batch} x {height} x {width}, patches of {side}, sigma {sigma}"
             # Two exponential functions.
             yield Call("border_weight_map", label, [ids], attributes, 2e-6)
+
+
+def _watershed_targets(rng, small):
+    # Images, height, width; the side of the patches that are drawn: of one pixel, of several, and
+    # of all of the image.
+    layouts = [(2, 33, 70, 4), (1, 1, 50, 1), (1, 50, 1, 2), (2, 0, 5, 1), (2, 40, 41, 50)]
+    if not small:
+        layouts += [(3, 256, 255, 9), (1, 700, 1300, 250), (0, 5, 5, 1), (1, 90, 90, 1)]
+    for batch, height, width, side in layouts:
+        ids = rng.integers(-1, 6, (batch, height // side + 1, width // side + 1))
+        if batch == 3:
+            ids = 2**31 - 1 - rng.integers(0, 10**6, ids.shape)
+        ids = ids.repeat(side, 1).repeat(side, 2)[:, :height, :width].astype("int32")
+        for outside, min_area in ((False, 0), (True, 30)):
+            label = f"{batch} x {height} x {width}, patches of {side}, border outside {outside}"
+            border = {"image_border_is_outside": outside}
+            yield Call("distance_transform", label, [ids], border)
+            edges = [0.0, 1.0, 1.5, 4.0, 9.0, 100.0]
+            attributes = {"level_edges": edges, "min_area": min_area, **border}
+            # The norm of a direction.
+            yield Call("watershed_targets", label, [ids], attributes, 1e-6)
 
 
 def _patches(rng, shape, number, side):

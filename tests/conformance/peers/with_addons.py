@@ -25,12 +25,17 @@ def components(mask):
     return tfa.image.connected_components(mask).numpy()
 
 
+def distances(instances):
+    return tfa.image.euclidean_dist_transform(instances[..., None]).numpy()[..., 0]
+
+
 if __name__ == "__main__":
     serve(
         {
             "tfa.losses.GIoULoss and gradients": giou_loss("giou"),
             "tfa.losses.GIoULoss(mode='iou') and gradients": giou_loss("iou"),
             "tfa.image.connected_components": components,
+            "tfa.image.euclidean_dist_transform": distances,
         },
         modules=[tfa, tf],
     )
