@@ -238,7 +238,8 @@ CATALOG = {
         lambda: {
             "num_classes": 10,
             "gate": "head",
-            "level_edges": (0, 1, 2, 3, 4),
+            "level_edges": (0, 1, 2, 3),
+            "semantic_weight": 4.0,
             "widths": (8, 16, 16, 16, 16),
             "strides": (1, 2, 2, 2),
             "branch_filters": 16,
@@ -254,7 +255,7 @@ CATALOG = {
         "deep_watershed",
         "Bai and Urtasun, 2016",
         (38_164_306, 0),
-        optimizer=lambda: keras.optimizers.Adam(5e-3),
+        optimizer=lambda: keras.optimizers.Adam(1e-2),
     ),
     "unet": Entry(
         UNet,
