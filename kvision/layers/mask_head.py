@@ -103,9 +103,11 @@ class MaskHead(keras.layers.Layer):
         kernels = ops.cast(self.predictor.kernel, "float32")
         kernels = ops.reshape(kernels, (self.filters, self.num_masks))
         kernels = ops.take(ops.transpose(kernels), classes, axis=0)
-        bias = ops.take(ops.cast(self.predictor.bias, "float32"), classes, axis=0)
+        # Not `take`: XLA cannot sum the gradient of rows that a branch took of a weight.
+        rows = ops.one_hot(classes, self.num_masks, dtype="float32")
+        bias = ops.matmul(rows, ops.cast(self.predictor.bias, "float32")[:, None])
         products = ops.matmul(ops.cast(pixels, "float32"), kernels[:, :, None])
-        return products[:, :, 0] + bias[:, None]
+        return products[:, :, 0] + bias
 
     def get_config(self):
         return {

@@ -179,7 +179,7 @@ def test_the_three_stages():
 
     history = fit_stages(
         model,
-        [Stage(name, 1, keras.optimizers.Adam(1e-2), {"evaluator": ()}) for name in model.stages],
+        [Stage(name, 1, keras.optimizers.Adam(1e-3), {"evaluator": ()}) for name in model.stages],
         x=images,
         y=targets,
         verbose=0,
