@@ -173,8 +173,11 @@ def _crop_runs(runs, boxes, rows, output_size, image_size):
     batch, number = ops.shape(boxes)[:2]
     # Row 0 is now a mask of nothing, for boxes whose row is none.
     runs = ops.pad(runs, ((0, 0), (1, 0), (0, 0)))
-    is_row = (rows >= 0) & (rows < ops.shape(runs)[1] - 1)
-    runs = ops.take_along_axis(runs, ops.where(is_row, rows + 1, 0)[..., None], axis=1)
+    num_masks, num_runs = ops.shape(runs)[1:]
+    is_row = (rows >= 0) & (rows < num_masks - 1)
+    chosen = ops.where(is_row, rows + 1, 0) + num_masks * ops.arange(batch, dtype="int32")[:, None]
+    runs = ops.reshape(runs, (batch * num_masks, num_runs))
+    runs = ops.take(runs, ops.reshape(chosen, (batch * number,)), axis=0)
 
     def crop(box_and_runs):
         box, runs = box_and_runs
@@ -183,7 +186,6 @@ def _crop_runs(runs, boxes, rows, output_size, image_size):
         return _contract(rows_of_bins[0, 0], mask, columns_of_bins[0, 0])
 
     boxes = ops.pad(ops.reshape(boxes, (batch * number, 4)), ((0, 1), (0, 0)))
-    runs = ops.reshape(runs, (batch * number, ops.shape(runs)[2]))
     crops = ops.map(crop, (boxes, ops.pad(runs, ((0, 1), (0, 0)))))
     return ops.reshape(crops[:-1], (batch, number, *output_size))
 
