@@ -11,7 +11,6 @@ from kvision.ops.box_iou import IOU_KINDS, elementwise_iou, pairwise_iou
 from kvision.ops.connected_components import connected_components
 from kvision.ops.crop_masks import crop_masks
 from kvision.ops.depthwise_atrous_pyramid_pooling import depthwise_atrous_pyramid_pooling
-from kvision.ops.distance_transform import distance_transform
 from kvision.ops.match_boxes import IGNORED, NEGATIVE, POSITIVE, match, match_boxes
 from kvision.ops.matrix_nms import matrix_nms
 from kvision.ops.max_pool_with_argmax import max_pool_with_argmax
@@ -24,7 +23,7 @@ from kvision.ops.roi_align import roi_align
 from kvision.ops.roi_pool import roi_pool
 from kvision.ops.soft_nms import soft_nms
 from kvision.ops.watershed_instances import watershed_instances
-from kvision.ops.watershed_targets import DWT_EDGES, watershed_targets
+from kvision.ops.watershed_targets import DWT_EDGES, distance_transform, watershed_targets
 
 __all__ = [
     "DWT_EDGES",

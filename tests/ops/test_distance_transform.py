@@ -3,7 +3,7 @@ import pytest
 from keras import ops
 
 from kvision.ops import distance_transform
-from kvision.ops.distance_transform import DistanceTransformOperation
+from kvision.ops.watershed_targets import DistanceTransformOperation
 from kvision.testing import Case, Input, Invalid, KernelCall, OpContract, OpTests, Output, RawOp
 from tests.ops.label_maps import distances, ellipses, patches
 

@@ -151,8 +151,8 @@ def test_published_levels(implementation):
 
 
 def defined(image, level_edges, border_is_outside, min_area):
-    """The four targets by definition, in float64, but for the rounding of distances in levels."""
-    distance = distances(image, border_is_outside)
+    """The four targets by definition, in float64 from distances that are rounded once."""
+    distance = distances(image, border_is_outside).astype("float32").astype("float64")
     targets = {"distance": np.zeros(image.shape), "direction": np.zeros((*image.shape, 2)),
                "level": np.zeros(image.shape, int), "weight": np.zeros(image.shape)}  # fmt: skip
     for instance in np.unique(image[image > 0]):
@@ -162,14 +162,14 @@ def defined(image, level_edges, border_is_outside, min_area):
             continue
         framed = border_is_outside or mask.all()
         own = np.pad(np.where(mask, distance, 0), 1, mode="constant" if framed else "edge")
-        smooth = own[:-2] + 2 * own[1:-1] + own[2:], own[:, :-2] + 2 * own[:, 1:-1] + own[:, 2:]
-        gradient = np.stack([smooth[0][:, 2:] - smooth[0][:, :-2], smooth[1][2:] - smooth[1][:-2]])
-        length = np.linalg.norm(gradient, axis=0)
-        unit = np.where(length > 1e-9 * own.max(), gradient / np.maximum(length, 1e-30), 0)
+        down, right = (own[:-2] + 2 * own[1:-1] + own[2:],
+                       own[:, :-2] + 2 * own[:, 1:-1] + own[:, 2:])  # fmt: skip
+        gradient = np.stack([down[:, 2:] - down[:, :-2], right[2:] - right[:-2]])
+        ridge = np.abs(gradient).max(axis=0) <= 2.0**-20 * distance
+        unit = np.where(ridge, 0, gradient / np.maximum(np.linalg.norm(gradient, axis=0), 1e-30))
         targets["direction"][mask] = np.moveaxis(unit, 0, -1)[mask]
         targets["distance"][mask] = distance[mask]
-        bins = np.digitize(distance.astype("float32"), level_edges[1:], right=True)
-        targets["level"][mask] = bins[mask]
+        targets["level"][mask] = np.digitize(distance, level_edges[1:], right=True)[mask]
         targets["weight"][mask] = 200 / np.sqrt(area)
     return targets
 

@@ -22,8 +22,8 @@
 //   - Any size may be zero, and then there is nothing to do.
 //
 // The output depends neither on the number of threads nor on the instruction set. Memory beside
-// it: 2 bytes a pixel of one image on the CPU; 4 bytes a pixel on a GPU, and there 16 to 32 more for
-// the areas.
+// it: 2 bytes a pixel of one image on the CPU; 4 bytes a pixel on a GPU, and there 16 to 32 more
+// for the areas.
 //
 // How: first the distance within the pixel's column; then, along its row, the least of
 // (x - x')^2 + (distance of x' within its column)^2.

@@ -22,6 +22,8 @@ constexpr int64_t kWidestVector = 16;
 constexpr int32_t kFarRows = 40000;
 // Up to how far pixels are sought one after the other.
 constexpr int64_t kFarToLook = 64;
+// More than a processor's caches keep until somebody reads it.
+constexpr int64_t kBytesPastCaches = int64_t{16} << 20;
 
 // A row with the pixels beside it, as Sobel's filter sees it.
 class PaddedRow {
@@ -55,21 +57,28 @@ class PaddedRow {
   std::vector<float> distance_;
 };
 
-// What the search along a row works with.
+// What a row is made in.
 class RowScratch {
  public:
   explicit RowScratch(int64_t width)
       : margin_(width + kWidestVector),
         squares_(width + 2 * margin_, kFarSquared),
-        columns_(width + 1) {}
+        columns_(width + 1),
+        level_(margin_),
+        direction_(2 * margin_),
+        weight_(margin_) {}
 
   // Of a row's columns; far on both sides of it.
   int32_t* squares() { return squares_.data() + margin_; }
   int32_t* columns() { return columns_.data(); }
+  int32_t* level() { return level_.data(); }
+  float* direction() { return direction_.data(); }
+  float* weight() { return weight_.data(); }
 
  private:
   int64_t margin_;
-  std::vector<int32_t> squares_, columns_;
+  std::vector<int32_t> squares_, columns_, level_;
+  std::vector<float> direction_, weight_;
 };
 
 }  // namespace
@@ -85,18 +94,23 @@ struct Loops {
   decltype(&baseline::ColumnsOfStrip) columns;
   decltype(&baseline::DistancesOfRow) distances;
   decltype(&baseline::DirectionsOfRow) directions;
+  decltype(&baseline::PutRow) put;
+  decltype(&baseline::Fence) fence;
 };
 
 Loops LoopsForThisProcessor() {
   switch (CurrentIsa()) {
 #ifdef __x86_64__
     case Isa::kAvx512:
-      return {&avx512::ColumnsOfStrip, &avx512::DistancesOfRow, &avx512::DirectionsOfRow};
+      return {&avx512::ColumnsOfStrip, &avx512::DistancesOfRow, &avx512::DirectionsOfRow,
+              &avx512::PutRow, &avx512::Fence};
     case Isa::kAvx2:
-      return {&avx2::ColumnsOfStrip, &avx2::DistancesOfRow, &avx2::DirectionsOfRow};
+      return {&avx2::ColumnsOfStrip, &avx2::DistancesOfRow, &avx2::DirectionsOfRow, &avx2::PutRow,
+              &avx2::Fence};
 #endif
     default:
-      return {&baseline::ColumnsOfStrip, &baseline::DistancesOfRow, &baseline::DirectionsOfRow};
+      return {&baseline::ColumnsOfStrip, &baseline::DistancesOfRow, &baseline::DirectionsOfRow,
+              &baseline::PutRow, &baseline::Fence};
   }
 }
 
@@ -114,14 +128,16 @@ class Rows {
         areas_(areas),
         targets_(targets),
         height_(parameters.height),
-        width_(parameters.width) {}
+        width_(parameters.width),
+        past_caches_(parameters.batch * height_ * width_ * (targets.distance_alone() ? 4 : 20) >
+                     kBytesPastCaches) {}
 
   void Run(int64_t begin, int64_t end) const {
     RowScratch scratch(width_);
     PaddedRow rows[] = {PaddedRow(width_), PaddedRow(width_), PaddedRow(width_)};
     if (targets_.distance_alone()) {
       for (int64_t y = begin; y < end; ++y) Fill(y, true, scratch, rows[0]);
-      return;
+      return loops_.fence();
     }
     // Rows beside these are computed for the filter, and belong to another thread.
     FillAround(begin - 1, scratch, rows[0]);
@@ -135,20 +151,27 @@ class Rows {
         FillAround(y + 1, scratch, below);
       }
       loops_.directions(rows[at % 3], rows[(at + 1) % 3], below, width_, parameters_.level_edges,
-                        targets_.direction + 2 * y * width_, targets_.level + y * width_);
+                        scratch.direction(), scratch.level());
+      Put(scratch.direction(), 2 * width_, targets_.direction + 2 * y * width_);
+      Put(scratch.level(), width_, targets_.level + y * width_);
     }
+    loops_.fence();
   }
 
  private:
+  void Put(const void* row, int64_t number, void* output) const {
+    loops_.put(row, number, past_caches_, output);
+  }
+
   // Row y, put out or not.
   void Fill(int64_t y, bool out, RowScratch& scratch, PaddedRow& row) const {
     std::copy_n(image_ + y * width_, width_, row.ids());
-    float* const weight =
-        out && !targets_.distance_alone() ? targets_.weight + y * width_ : nullptr;
+    const bool with_weight = out && !targets_.distance_alone();
     loops_.distances(parameters_, framed_, strips_ + y * kStrip, areas_, scratch, row.ids(),
-                     row.distance(), weight);
+                     row.distance(), with_weight ? scratch.weight() : nullptr);
     row.Pad(framed_);
-    if (out) std::copy_n(row.distance(), width_, targets_.distance + y * width_);
+    if (out) Put(row.distance(), width_, targets_.distance + y * width_);
+    if (with_weight) Put(scratch.weight(), width_, targets_.weight + y * width_);
   }
 
   // Row y, which may lie beside the image.
@@ -168,6 +191,7 @@ class Rows {
   const Areas& areas_;
   const WatershedTargets& targets_;
   const int64_t height_, width_;
+  const bool past_caches_;
 };
 
 }  // namespace
