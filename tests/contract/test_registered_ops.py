@@ -50,7 +50,7 @@ def _definition(name):
 
 
 def _public_name(name):
-    """The function that runs an op, `roi_align` of `roi_align_gradient`; else that of its folder."""
+    """The function that runs an op, `roi_align` of `roi_align_gradient`, or that of its folder."""
     function = name.removesuffix("_gradient").removesuffix("_kernel")
     return function if function in kvision.ops.NATIVE else OPS[name].parent.name
 

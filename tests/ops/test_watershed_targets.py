@@ -151,10 +151,15 @@ def test_published_levels(implementation):
 
 
 def defined(image, level_edges, border_is_outside, min_area):
-    """The four targets by definition, in float64 from distances that are rounded once."""
+    """The four targets by definition, in float64 from distances that are rounded once.
+
+    And how far float32 may miss the direction: each side of a difference is a sum of up to four
+    distances, rounded twice.
+    """
     distance = distances(image, border_is_outside).astype("float32").astype("float64")
     targets = {"distance": np.zeros(image.shape), "direction": np.zeros((*image.shape, 2)),
                "level": np.zeros(image.shape, int), "weight": np.zeros(image.shape)}  # fmt: skip
+    rounding = np.zeros((*image.shape, 1))
     for instance in np.unique(image[image > 0]):
         mask = image == instance
         area = mask.sum()
@@ -166,12 +171,14 @@ def defined(image, level_edges, border_is_outside, min_area):
                        own[:, :-2] + 2 * own[:, 1:-1] + own[:, 2:])  # fmt: skip
         gradient = np.stack([down[:, 2:] - down[:, :-2], right[2:] - right[:-2]])
         ridge = np.abs(gradient).max(axis=0) <= 2.0**-20 * distance
-        unit = np.where(ridge, 0, gradient / np.maximum(np.linalg.norm(gradient, axis=0), 1e-30))
+        length = np.maximum(np.linalg.norm(gradient, axis=0), 1e-30)
+        unit = np.where(ridge, 0, gradient / length)
+        rounding[mask, 0] = np.where(ridge, 0, 16 * 2.0**-24 * (distance + 1.5) / length)[mask]
         targets["direction"][mask] = np.moveaxis(unit, 0, -1)[mask]
         targets["distance"][mask] = distance[mask]
         targets["level"][mask] = np.digitize(distance, level_edges[1:], right=True)[mask]
         targets["weight"][mask] = 200 / np.sqrt(area)
-    return targets
+    return targets, rounding
 
 
 @pytest.mark.parametrize(
@@ -193,9 +200,13 @@ def test_they_are_the_definition(implementation, arguments):
         names = ("level_edges", "image_border_is_outside", "min_area")
         found = watershed_targets(np.stack(images), **dict(zip(names, arguments, strict=True)))
         for i, image in enumerate(images):
-            for name, wanted in defined(image, *arguments).items():
-                one = ops.convert_to_numpy(found[name])[i]
-                np.testing.assert_allclose(one, wanted, rtol=1e-6, atol=2e-6, err_msg=name)
+            targets, rounding = defined(image, *arguments)
+            for name, wanted in targets.items():
+                missed = np.abs(ops.convert_to_numpy(found[name])[i] - wanted)
+                allowed = 2e-6 + 1e-6 * np.abs(wanted)
+                if name == "direction":
+                    allowed = allowed + rounding
+                assert (missed <= allowed).all(), name
 
 
 def test_a_border_that_is_outside_is_a_frame_of_background(implementation):
