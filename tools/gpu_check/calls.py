@@ -69,7 +69,6 @@ def all_calls(small=False, seed=0):
         _crop_masks,
         _paste_masks,
         _watershed_targets,
-        _components,
         _atrous_pyramid_pooling,
         _depthwise_atrous_pyramid_pooling,
     ):
@@ -472,34 +471,13 @@ def _paste_masks(rng, small):
         boxes = boxes_in(rng, (batch, number), max(height, width), 1.2)
         if number == 20:
             boxes = _nasty(boxes, 70)
-            masks[0, 0, 3:5] = NAN, INF
+            masks[0, 0, 3], masks[0, 0, 4] = NAN, INF
         for rule, num_runs in (("detectron2", 4 * width + 1), ("torchvision", 50)):
             attributes = {"height": height, "width": width, "threshold": 0.5, "rule": rule}
             label = f"{batch} x {height} x {width}, {number} boxes, {rule}"
             yield Call("paste_masks", label, [masks, boxes], attributes)
             attributes = {**attributes, "num_runs": num_runs}
             yield Call("paste_mask_runs", label, [masks, boxes], attributes)
-
-
-def _watershed_targets(rng, small):
-    # Images, height, width; the side of the patches that are drawn: of one pixel, of several, and
-    # of all of the image.
-    layouts = [(2, 33, 70, 4), (1, 1, 50, 1), (1, 50, 1, 2), (2, 0, 5, 1), (2, 40, 41, 50)]
-    if not small:
-        layouts += [(3, 256, 255, 9), (1, 700, 1300, 250), (0, 5, 5, 1), (1, 90, 90, 1)]
-    for batch, height, width, side in layouts:
-        ids = rng.integers(-1, 6, (batch, height // side + 1, width // side + 1))
-        if batch == 3:
-            ids = 2**31 - 1 - rng.integers(0, 10**6, ids.shape)
-        ids = ids.repeat(side, 1).repeat(side, 2)[:, :height, :width].astype("int32")
-        for outside, min_area in ((False, 0), (True, 30)):
-            label = f"{batch} x {height} x {width}, patches of {side}, border outside {outside}"
-            border = {"image_border_is_outside": outside}
-            yield Call("distance_transform", label, [ids], border)
-            edges = [0.0, 1.0, 1.5, 4.0, 9.0, 100.0]
-            attributes = {"level_edges": edges, "min_area": min_area, **border}
-            # The norm of a direction.
-            yield Call("watershed_targets", label, [ids], attributes, 1e-6)
 
 
 def _atrous_pyramid_pooling(rng, small):
