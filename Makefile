@@ -93,8 +93,8 @@ format: setup
 	$(VENV)/bin/clang-format -i $(C_FILES)
 
 # Against torchvision (5 GB).
-bench: setup $(PEER)
-	for file in $(filter-out %/doors.py,$(wildcard benchmarks/[a-z]*.py)); do $(RUN) $$file --peer $(PEER) || exit 1; done
+bench: setup $(PEER) $(IMAGING_PEER)
+	for file in $(filter-out %/doors.py %/nuclei_baseline.py,$(wildcard benchmarks/[a-z]*.py)); do $(RUN) $$file --peer $(PEER) || exit 1; done
 
 PACKAGES_torchvision = numpy $$($(RUN) -c '$(REQUIRED)' project optional-dependencies interop)
 PACKAGES_addons = 'tensorflow-cpu==2.15.*' tensorflow-addons==0.23.0 nvidia-cuda-runtime-cu12

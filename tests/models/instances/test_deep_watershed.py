@@ -169,6 +169,7 @@ def test_the_energy_network_learns_from_true_directions_alone():
 
 
 def test_the_three_stages():
+    """At a rate of 1e-2 the head may close the gate, or the last ReLU die: no energy moves."""
     images, targets = scenes()
     model = small()
     weights = [_numpy([v.value for v in model.variables])]
