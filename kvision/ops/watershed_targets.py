@@ -253,7 +253,8 @@ def _areas(instances):
     runs = ops.cumsum(ops.cast(changes, "int32"), axis=1)
     runs = runs + pixels * ops.expand_dims(ops.arange(batch, dtype="int32"), 1)
     runs = ops.reshape(runs, (-1,))
-    lengths = ops.segment_sum(ops.ones_like(runs), runs, num_segments=batch * pixels)
+    # One more than there can be: Keras takes 0 for a number that is not given.
+    lengths = ops.segment_sum(ops.ones_like(runs), runs, num_segments=batch * pixels + 1)
     areas = ops.reshape(ops.take(lengths, runs), (batch, pixels))
     areas = ops.take_along_axis(areas, ops.argsort(order, axis=1), axis=1)
     return ops.reshape(areas, (batch, height, width))
