@@ -15,11 +15,11 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
+from _turns import turn
 
 THREADS = 2
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,17 +57,6 @@ def masks():
         name = names.read_text().split()[0]
         labels = np.array(Image.open(root / "dsb2018" / "labels" / f"{name}.png"))
         yield "nuclei of dsb2018", labels > 0
-
-
-def turn(function):
-    """Milliseconds by the clock and of the processors: medians of nine calls; and the result."""
-    wall, processors = [], []
-    for _ in range(9):
-        start, used = time.perf_counter(), time.process_time()
-        result = function()
-        processors.append(1e3 * (time.process_time() - used))
-        wall.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(wall), statistics.median(processors), result
 
 
 def checksum(labels):

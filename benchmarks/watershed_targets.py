@@ -8,9 +8,11 @@ their own with two threads. The distances have to be equal to 1e-4. Printed are 
 clock and of the processors' time, which tells more where others work on the machine, too; ratios
 are to the faster peer.
 
-All results are allocated anew, on both sides from memory that the process keeps: 40 MB for the four
-targets are over what malloc keeps by default, and the peers' 8 MB are not. With `--fresh-pages` the
-system has to find and clear pages for each, on both sides too, which takes as long as the targets.
+All results are allocated anew, on both sides: 40 MB for the four targets, 8 MB for a distance. What
+that costs turns on malloc, which by default keeps the peers' memory for the next call and gives the
+40 MB back. `--memory` says what it does: "default"; "kept", on both sides, so that no time goes
+into pages; or "fresh", on both sides: the system finds and clears pages for each array, which takes
+as long as the targets.
 
     python benchmarks/watershed_targets.py [--imaging PATH/TO/PYTHON/WITH/OPENCV/AND/EDT]
 """
@@ -21,18 +23,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from _turns import turn
 
 THREADS = 2
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1024, 2048)
 PEERS = ("OpenCV", "edt")
 # For malloc: from which size on memory is the system's, and how much is kept.
-KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-FRESH = {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
+MEMORY = {
+    "default": {},
+    "kept": {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)},
+    "fresh": {"MALLOC_MMAP_THRESHOLD_": str(2**17)},
+}
 
 
 def sixty(seed=0):
@@ -53,23 +58,6 @@ def six():
     instances = 1 + y * 2 // SHAPE[0] * 3 + x * 3 // SHAPE[1]
     rim = (np.minimum(y, SHAPE[0] - 1 - y) < 8) | (np.minimum(x, SHAPE[1] - 1 - x) < 8)
     return np.where(rim, 0, instances).astype("int32")
-
-
-def turn(function):
-    """Milliseconds by the clock and of the processors, medians of nine calls; and the result.
-
-    Nine before them are not counted: threads that slept while the other sides had their turns are
-    spread over the cores again.
-    """
-    wall, processors = [], []
-    for _ in range(9):
-        function()
-    for _ in range(9):
-        start, used = time.perf_counter(), time.process_time()
-        result = function()
-        processors.append(1e3 * (time.process_time() - used))
-        wall.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(wall), statistics.median(processors), result
 
 
 def opencv(instances, boxes, border_is_outside):
@@ -128,12 +116,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--imaging", default=ROOT / "build/peers/imaging/bin/python")
     parser.add_argument("--peer", help="not needed here: every benchmark is given it")
-    parser.add_argument("--fresh-pages", action="store_true", help="of the system, for each array")
+    parser.add_argument("--memory", choices=MEMORY, default="default", help="what malloc does")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         return serve()
-    memory = FRESH if arguments.fresh_pages else KEPT
+    memory = MEMORY[arguments.memory]
     if memory.items() - os.environ.items():  # malloc reads them when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **memory})
     print("| map | border | side | ms | ratio | CPU ms | ratio |\n|---|---|---|---|---|---|---|")

@@ -46,6 +46,7 @@ from kvision.data.run_lengths import (
 )
 from kvision.data.scaled_crop import RandomScaledCrop
 from kvision.data.segmentation_dataset import LabelledImage, SegmentationDataset, read_label_maps
+from kvision.data.tiles import cut_tiles
 from kvision.data.voc import (
     VOC_CLASS_NAMES,
     VOC_COLORS,
@@ -80,6 +81,7 @@ __all__ = [
     "as_batches",
     "as_dataset",
     "augment",
+    "cut_tiles",
     "digit_scenes",
     "read_camvid",
     "read_cityscapes",

@@ -41,6 +41,8 @@ class Entry(NamedTuple):
         image_size: Side of the square images of that batch.
         no_gradient: Part of the name of a variable -> why it gets next to no gradient.
         no_jit: Why XLA does not compile its training, or `None`.
+        by_class: Names of the arguments that are of the published classes, and left at their
+            defaults where `num_classes` is given.
     """
 
     model: type[ImageModel]
@@ -53,6 +55,7 @@ class Entry(NamedTuple):
     image_size: int = 64
     no_gradient: dict[str, str] = {}
     no_jit: str | None = None
+    by_class: tuple[str, ...] = ()
 
     @property
     def task(self):
@@ -257,6 +260,7 @@ CATALOG = {
         "Bai and Urtasun, 2016",
         (38_164_306, 0),
         optimizer=lambda: keras.optimizers.Adam(1e-2),
+        by_class=("semantic_codes", "cut", "min_area", "grow"),
     ),
     "unet": Entry(
         UNet,
@@ -347,6 +351,9 @@ def list_models(task=None):
 def create(name, **overrides):
     """Makes a model of the catalog, with its published arguments unless others are given.
 
+    What is published for each class, such as the levels at which the deep watershed cuts, is left
+    at the class's default where `num_classes` is given.
+
     `kvision.create("deeplab_v3", num_classes=11)` is the published network for eleven classes,
     `kvision.create("deeplab_v3", backbone=kvision.backbones.ResNet101(output_stride=8))` another.
 
@@ -363,7 +370,10 @@ def create(name, **overrides):
     if name not in CATALOG:
         raise ValueError(f"create: `name` must be one of {list(CATALOG)}. Received: {name!r}.")
     entry = CATALOG[name]
-    arguments = {"name": name, **entry.arguments(), **overrides}
+    published = entry.arguments()
+    if "num_classes" in overrides:
+        published = {key: value for key, value in published.items() if key not in entry.by_class}
+    arguments = {"name": name, **published, **overrides}
     if "backbone" in arguments and "backbone" not in overrides:
         arguments["backbone"] = arguments["backbone"]()
     return entry.model(**arguments)

@@ -11,7 +11,7 @@ from serving import serve
 
 # Its ops on images want CUDA's runtime even where there is no GPU; TensorFlow for CPUs brings none.
 for library in Path(sys.prefix).glob(
-    "lib/python*/site-packages/nvidia/cuda_runtime/lib/libcudart*"
+    "lib/python*/site-packages/nvidia/cuda_runtime/lib/libcudart.so*"
 ):
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
