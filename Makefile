@@ -16,6 +16,7 @@ BACKENDS ?= build/backends
 PEER ?= build/peers/torchvision/bin/python
 ADDONS_PEER ?= build/peers/addons/bin/python
 KERAS_CV_PEER ?= build/peers/keras_cv/bin/python
+TEST_PROCESSES ?= 2
 IMAGING_PEER ?= build/peers/imaging/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -41,8 +42,9 @@ $(VENV)/.built: $(VENV)/.installed CMakeLists.txt $(shell find csrc -type f)
 demo: setup
 	$(RUN) examples/demo.py --seed $(DEMO_SEED)
 
+# A process holds up to 7 GB.
 test: setup
-	KVISION_REQUIRE_OPS=1 $(RUN) -m pytest
+	KVISION_REQUIRE_OPS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # The contract of the catalog over all its models, not one a family; writes docs/models.md.
 test-catalog: setup

@@ -1,5 +1,5 @@
 // clang-format off
-/* Serve one image with a detector exported by kvision, without Python.
+/* Serve one image with a detector or an instance segmenter exported by kvision, without Python.
  *
  * Build, with the headers and libraries in TensorFlow's wheel:
  *
@@ -16,6 +16,8 @@
  *
  * Prints one detection a line, best first, separated by tabs:
  * label, class name, score, x1, y1, x2, y2 (pixels of the image).
+ * Of a model that answers with instances it prints the label map, a grey image of 16 bits (PGM):
+ * a pixel is the number of its instance, or 0.
  *
  * Exit code: 0 answered, even if nothing was found; 1 the model or the request failed;
  * 2 wrong usage; 3 the image cannot be read or is no whole JPEG or PNG.
@@ -126,6 +128,15 @@ enum {
   TENSOR_INFO_NAME = 1
 };
 
+/* Whether a signature has an input or output of this name. */
+static int has_tensor(const TF_Buffer* meta_graph, const char* signature, uint64_t side,
+                      const char* name) {
+  const Bytes message = {meta_graph->data, meta_graph->length};
+  Bytes definition, info;
+  return find_in_map(message, META_GRAPH_SIGNATURES, signature, &definition) &&
+         find_in_map(definition, side, name, &info);
+}
+
 /* The graph's tensor behind an input or output of a signature, by its documented name. */
 static TF_Output find_tensor(TF_Graph* graph, const TF_Buffer* meta_graph, const char* signature,
                              uint64_t side, const char* name) {
@@ -191,24 +202,90 @@ static char* read_file(const char* path, size_t* size) {
 
 /* --- The program --- */
 
-enum { BOXES, SCORES, LABELS, NUM_DETECTIONS, CLASS_NAMES, NUM_OUTPUTS };
-static const char* const DETECTIONS[] = {"boxes", "scores", "labels", "num_detections"};
+typedef struct {
+  TF_Session* session;
+  TF_Graph* graph;
+  const TF_Buffer* meta_graph;
+  TF_Status* status;
+} Model;
 
-static void print_detections(TF_Tensor* const* outputs, int32_t count) {
+/* Fetches outputs of the signature `encoded`, and the class names after them. */
+static void run(const Model* model, const char* image, size_t image_size, const char* const* names,
+                int count, TF_Tensor** outputs) {
+  const TF_Output input =
+      find_tensor(model->graph, model->meta_graph, "encoded", SIGNATURE_INPUTS, "encoded_images");
+  TF_Output fetches[8];
+  for (int i = 0; i < count; ++i)
+    fetches[i] =
+        find_tensor(model->graph, model->meta_graph, "encoded", SIGNATURE_OUTPUTS, names[i]);
+  fetches[count] =
+      find_tensor(model->graph, model->meta_graph, "class_names", SIGNATURE_OUTPUTS, "class_names");
+  TF_Tensor* request = string_batch_of_one(image, image_size);
+  TF_SessionRun(model->session, NULL, &input, &request, 1, fetches, outputs, count + 1, NULL, 0,
+                NULL, model->status);
+  check(model->status, "running the signature `encoded`");
+  delete_strings(request);
+}
+
+/* Prints detections; 0 if the image is damaged. */
+static int print_detections(const Model* model, const char* image, size_t image_size) {
+  enum { BOXES, SCORES, LABELS, NUM_DETECTIONS, CLASS_NAMES, NUM_OUTPUTS };
+  static const char* const names[] = {"boxes", "scores", "labels", "num_detections"};
+  TF_Tensor* outputs[NUM_OUTPUTS] = {NULL};
+  run(model, image, image_size, names, CLASS_NAMES, outputs);
+
+  expect(outputs[NUM_DETECTIONS], "num_detections", TF_INT32, 1);
+  const int64_t capacity = TF_TensorElementCount(outputs[SCORES]);
+  expect(outputs[BOXES], "boxes", TF_FLOAT, 4 * capacity);
+  expect(outputs[SCORES], "scores", TF_FLOAT, capacity);
+  expect(outputs[LABELS], "labels", TF_INT32, capacity);
+  const int64_t num_classes = TF_TensorElementCount(outputs[CLASS_NAMES]);
+  expect(outputs[CLASS_NAMES], "class_names", TF_STRING, num_classes);
+  const int32_t count = *(const int32_t*)TF_TensorData(outputs[NUM_DETECTIONS]);
+  if (count > capacity) fail(EXIT_FAILED, "`num_detections` is larger than the outputs");
+
   const float* boxes = TF_TensorData(outputs[BOXES]);
   const float* scores = TF_TensorData(outputs[SCORES]);
   const int32_t* labels = TF_TensorData(outputs[LABELS]);
-  const TF_TString* names = TF_TensorData(outputs[CLASS_NAMES]);
-  const int64_t num_classes = TF_TensorElementCount(outputs[CLASS_NAMES]);
+  const TF_TString* class_names = TF_TensorData(outputs[CLASS_NAMES]);
   for (int32_t i = 0; i < count; ++i) {
     const int32_t label = labels[i];
     if (label < 0 || label >= num_classes)
       fail(EXIT_FAILED, "label %d has no class name", (int)label);
-    const int name_size = (int)TF_StringGetSize(&names[label]);
+    const int name_size = (int)TF_StringGetSize(&class_names[label]);
     const float* box = boxes + 4 * i;
     printf("%d\t%.*s\t%.9g\t%.9g\t%.9g\t%.9g\t%.9g\n", (int)label, name_size,
-           TF_StringGetDataPointer(&names[label]), scores[i], box[0], box[1], box[2], box[3]);
+           TF_StringGetDataPointer(&class_names[label]), scores[i], box[0], box[1], box[2], box[3]);
   }
+  delete_strings(outputs[CLASS_NAMES]);
+  for (int i = BOXES; i < CLASS_NAMES; ++i) TF_DeleteTensor(outputs[i]);
+  return count >= 0;
+}
+
+/* Prints the label map of instances as a PGM image; 0 if the image is damaged. */
+static int print_instances(const Model* model, const char* image, size_t image_size) {
+  enum { IDS, SIZES, CLASS_NAMES, NUM_OUTPUTS };
+  static const char* const names[] = {"instance_ids", "sizes"};
+  TF_Tensor* outputs[NUM_OUTPUTS] = {NULL};
+  run(model, image, image_size, names, CLASS_NAMES, outputs);
+
+  expect(outputs[SIZES], "sizes", TF_INT32, 2);
+  const int32_t* size = TF_TensorData(outputs[SIZES]);
+  const int32_t height = size[0], width = size[1];
+  if (height > 0) {
+    expect(outputs[IDS], "instance_ids", TF_INT32, (int64_t)height * width);
+    const int32_t* ids = TF_TensorData(outputs[IDS]);
+    printf("P5\n%d %d\n65535\n", (int)width, (int)height);
+    for (int64_t i = 0; i < (int64_t)height * width; ++i) {
+      if (ids[i] < 0 || ids[i] > 65535)
+        fail(EXIT_FAILED, "a grey image has no value for instance %d", (int)ids[i]);
+      putchar(ids[i] >> 8);
+      putchar(ids[i] & 255);
+    }
+  }
+  delete_strings(outputs[CLASS_NAMES]);
+  for (int i = IDS; i < CLASS_NAMES; ++i) TF_DeleteTensor(outputs[i]);
+  return height > 0;
 }
 
 int main(int argc, char** argv) {
@@ -216,7 +293,7 @@ int main(int argc, char** argv) {
     fputs("usage: serve MODEL IMAGE [OP_LIBRARY]\n", stderr);
     return EXIT_USAGE;
   }
-  const char* model = argv[1];
+  const char* path = argv[1];
   const char* image = argv[2];
 
   size_t image_size;
@@ -234,40 +311,15 @@ int main(int argc, char** argv) {
   TF_Buffer* meta_graph = TF_NewBuffer();
   const char* tags[] = {"serve"};
   TF_Session* session =
-      TF_LoadSessionFromSavedModel(options, NULL, model, tags, 1, graph, meta_graph, status);
+      TF_LoadSessionFromSavedModel(options, NULL, path, tags, 1, graph, meta_graph, status);
   if (strstr(TF_Message(status), "Kvision>"))
-    fail(EXIT_FAILED, "%s holds native ops: give kvision's _tf_ops.so as the third argument",
-         model);
+    fail(EXIT_FAILED, "%s holds native ops: give kvision's _tf_ops.so as the third argument", path);
   check(status, "loading the SavedModel");
 
-  const TF_Output input =
-      find_tensor(graph, meta_graph, "encoded", SIGNATURE_INPUTS, "encoded_images");
-  TF_Output fetches[NUM_OUTPUTS];
-  for (int i = BOXES; i <= NUM_DETECTIONS; ++i)
-    fetches[i] = find_tensor(graph, meta_graph, "encoded", SIGNATURE_OUTPUTS, DETECTIONS[i]);
-  fetches[CLASS_NAMES] =
-      find_tensor(graph, meta_graph, "class_names", SIGNATURE_OUTPUTS, "class_names");
+  const Model model = {session, graph, meta_graph, status};
+  const int has_ids = has_tensor(meta_graph, "encoded", SIGNATURE_OUTPUTS, "instance_ids");
+  const int whole = (has_ids ? print_instances : print_detections)(&model, image_data, image_size);
 
-  TF_Tensor* request = string_batch_of_one(image_data, image_size);
-  TF_Tensor* outputs[NUM_OUTPUTS] = {NULL};
-  TF_SessionRun(session, NULL, &input, &request, 1, fetches, outputs, NUM_OUTPUTS, NULL, 0, NULL,
-                status);
-  check(status, "running the signature `encoded`");
-
-  expect(outputs[NUM_DETECTIONS], "num_detections", TF_INT32, 1);
-  const int64_t capacity = TF_TensorElementCount(outputs[SCORES]);
-  expect(outputs[BOXES], "boxes", TF_FLOAT, 4 * capacity);
-  expect(outputs[SCORES], "scores", TF_FLOAT, capacity);
-  expect(outputs[LABELS], "labels", TF_INT32, capacity);
-  expect(outputs[CLASS_NAMES], "class_names", TF_STRING,
-         TF_TensorElementCount(outputs[CLASS_NAMES]));
-  const int32_t count = *(const int32_t*)TF_TensorData(outputs[NUM_DETECTIONS]);
-  if (count > capacity) fail(EXIT_FAILED, "`num_detections` is larger than the outputs");
-  if (count >= 0) print_detections(outputs, count);
-
-  delete_strings(outputs[CLASS_NAMES]);
-  for (int i = BOXES; i <= NUM_DETECTIONS; ++i) TF_DeleteTensor(outputs[i]);
-  delete_strings(request);
   free(image_data);
   TF_CloseSession(session, status);
   TF_DeleteSession(session, status);
@@ -276,6 +328,6 @@ int main(int argc, char** argv) {
   TF_DeleteSessionOptions(options);
   if (library) TF_DeleteLibraryHandle(library);
   TF_DeleteStatus(status);
-  if (count < 0) fail(EXIT_IMAGE, "%s: not a whole JPEG or PNG image", image);
+  if (!whole) fail(EXIT_IMAGE, "%s: not a whole JPEG or PNG image", image);
   return EXIT_SUCCESS;
 }

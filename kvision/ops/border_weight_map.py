@@ -11,6 +11,7 @@ from keras import ops
 
 from kvision.ops import native
 from kvision.ops.arguments import check_number
+from kvision.ops.label_maps import check_label_maps
 from kvision.ops.operation import call_operation
 
 _NAME = "border_weight_map"
@@ -53,7 +54,7 @@ def border_weight_map(instances, *, class_weights=(1.0, 1.0), border_weight=10.0
         Float32 tensor of shape `(batch, height, width)`: a `sample_weight` for each pixel.
 
     Raises:
-        TypeError: If the instances are not integers, or an argument is not a number.
+        TypeError: If the instances are neither bool nor integers, or an argument is not a number.
         ValueError: If an argument has a wrong value, or the instances a wrong rank or size.
     """
     return call_operation(
@@ -86,14 +87,14 @@ class BorderWeightMapOperation(keras.Operation):
 
     def call(self, instances):
         instances = ops.convert_to_tensor(instances)
-        _check(instances)
+        check_label_maps(_NAME, "instances", instances, max_side=_MAX_SIDE)
         run = _native if native.use_native() else _reference
         return run(
             ops.cast(instances, "int32"), *self.class_weights, self.border_weight, self.sigma
         )
 
     def compute_output_spec(self, instances):
-        _check(instances)
+        check_label_maps(_NAME, "instances", instances, max_side=_MAX_SIDE)
         return keras.KerasTensor(instances.shape, dtype="float32")
 
 
@@ -102,21 +103,6 @@ def _check_in_float32(name, value, positive=False):
     if not (_SMALLEST if positive else 0) <= value <= _LARGEST:
         wanted = "positive and finite" if positive else "finite and at least 0"
         raise ValueError(f"{_NAME}: `{name}` must be {wanted}. Received: {value!r}.")
-
-
-def _check(instances):
-    dtype, shape = keras.backend.standardize_dtype(instances.dtype), tuple(instances.shape)
-    if "int" not in dtype:
-        raise TypeError(f"{_NAME}: `instances` must be integers. Received: {dtype}.")
-    if len(shape) != 3:
-        raise ValueError(
-            f"{_NAME}: `instances` must have shape (batch, height, width). Received: {shape}."
-        )
-    if max(size or 0 for size in shape[1:]) > _MAX_SIDE:
-        raise ValueError(
-            f"{_NAME}: an image must be at most {_MAX_SIDE} pixels high and wide. "
-            f"Received: {shape[1]} by {shape[2]}."
-        )
 
 
 def _native(instances, background_weight, foreground_weight, border_weight, sigma):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from kvision.ops import native
+from kvision.ops.label_maps import check_label_maps
 from kvision.ops.operation import call_operation
 
 _NAME = "connected_components"
@@ -45,38 +46,19 @@ class ConnectedComponentsOperation(keras.Operation):
 
     def call(self, mask):
         mask = ops.convert_to_tensor(mask)
-        _check(mask)
+        check_label_maps(_NAME, "mask", mask)
         run = _native if native.use_native() else _reference
         return run(ops.cast(mask, "bool"), self.connectivity)
 
     def compute_output_spec(self, mask):
-        _check(mask)
+        check_label_maps(_NAME, "mask", mask)
         return keras.KerasTensor(mask.shape, dtype="int32")
-
-
-def _check(mask):
-    dtype = keras.backend.standardize_dtype(mask.dtype)
-    if dtype != "bool" and "int" not in dtype:
-        raise TypeError(f"{_NAME}: `mask` must be bool or integers. Received: {dtype}.")
-    check_images(_NAME, "mask", tuple(mask.shape))
 
 
 def check_connectivity(op, connectivity):
     """Raises `ValueError` unless it is 4 or 8."""
     if isinstance(connectivity, bool) or connectivity not in (4, 8):
         raise ValueError(f"{op}: `connectivity` must be 4 or 8. Received: {connectivity!r}.")
-
-
-def check_images(op, name, shape):
-    """Raises `ValueError` unless it is a batch of images that int32 can number the pixels of."""
-    if len(shape) != 3:
-        raise ValueError(
-            f"{op}: `{name}` must have shape (batch, height, width). Received: {shape}."
-        )
-    if (shape[1] or 0) * (shape[2] or 0) >= 2**31:
-        raise ValueError(
-            f"{op}: an image must have less than 2^31 pixels. Received: {shape[1]} by {shape[2]}."
-        )
 
 
 def _native(mask, connectivity):

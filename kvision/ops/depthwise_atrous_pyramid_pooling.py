@@ -10,16 +10,10 @@ import keras
 from keras import ops
 
 from kvision.ops import native
-from kvision.ops.arguments import is_int
-from kvision.ops.operation import call_operation
-from kvision.ops.taps import product_of_tap
+from kvision.ops.atrous_branches import AtrousBranches, call_branches, product_of_tap
 
 _NAME = "depthwise_atrous_pyramid_pooling"
-_ACTIVATIONS = (None, "relu")
-# Of the native kernel; the reference keeps to them too.
-_MAX_BRANCHES = 16
-_MAX_KERNEL_SIZE = 63
-_MAX_RATE = 2**31
+_MAX_KERNEL_SIZE = 63  # of the native kernel; the reference keeps to it too
 # What the native op shares with its gradient.
 _ATTRIBUTES = ("kernel_sizes", "dilation_rates", "activation")
 
@@ -53,151 +47,64 @@ def depthwise_atrous_pyramid_pooling(x, kernels, *, dilation_rates, biases=None,
         TypeError: If kernels, rates or biases are no lists.
         ValueError: If an argument has a wrong value, or a tensor a wrong shape or dtype.
     """
-    lists = {
-        "kernels": kernels,
-        "dilation_rates": dilation_rates,
-        "biases": [] if biases is None else biases,
-    }
-    for name, value in lists.items():
-        if not isinstance(value, list | tuple):
-            raise TypeError(f"{_NAME}: `{name}` must be a list. Received: {type(value).__name__}.")
-    return call_operation(
-        DepthwiseAtrousPyramidPoolingOperation,
-        (x, list(kernels), None if biases is None else list(biases)),
-        dilation_rates=tuple(dilation_rates),
-        activation=activation,
+    return call_branches(
+        DepthwiseAtrousPyramidPoolingOperation, x, kernels, dilation_rates, biases, activation
     )
 
 
 @keras.saving.register_keras_serializable("kvision")
-class DepthwiseAtrousPyramidPoolingOperation(keras.Operation):
+class DepthwiseAtrousPyramidPoolingOperation(AtrousBranches):
     """`depthwise_atrous_pyramid_pooling` as a node of a functional model. Arguments as there."""
 
-    def __init__(self, *, dilation_rates, activation=None, name=None):
-        super().__init__(name=name)
-        for rate in dilation_rates:
-            if not is_int(rate) or not 1 <= rate <= _MAX_RATE:
-                raise ValueError(
-                    f"{_NAME}: `dilation_rates` must be ints between 1 and 2^31. "
-                    f"Received: {tuple(dilation_rates)}."
-                )
-        if activation not in _ACTIVATIONS:
-            raise ValueError(
-                f"{_NAME}: `activation` must be one of {_ACTIVATIONS}. Received: {activation!r}."
-            )
-        self.dilation_rates = tuple(map(int, dilation_rates))
-        self.activation = activation
+    op = _NAME
 
-    def call(self, x, kernels, biases=None):
-        x = ops.convert_to_tensor(x)
-        kernels = [ops.convert_to_tensor(kernel) for kernel in kernels]
-        if biases is not None:
-            biases = [ops.convert_to_tensor(bias) for bias in biases]
-        self._check(x, kernels, biases)
-        return (_native if native.use_native() else _reference)(
-            x, kernels, biases, self.dilation_rates, self.activation
+    def check_kernel(self, name, shape, x_shape):
+        channels = x_shape[3]
+        fits = len(shape) == 4 and shape[3] in (1, None) and None not in shape[:2]
+        fits = fits and shape[0] == shape[1] and shape[0] % 2 == 1 and shape[0] <= _MAX_KERNEL_SIZE
+        if not fits or (None not in (channels, shape[2]) and channels != shape[2]):
+            raise ValueError(
+                f"{_NAME}: `{name}` must have shape (size, size, channels, 1), size odd and at "
+                f"most {_MAX_KERNEL_SIZE}, and channels {channels}. Received: {shape}."
+            )
+
+    def filters(self, x, kernels):
+        return [x.shape[3]] * len(kernels)
+
+    def native(self, x, kernels, biases, dilation_rates, activation):
+        if biases is None:
+            biases = [ops.zeros((len(kernels) * ops.shape(x)[3],), x.dtype)]
+        return native.call(
+            _NAME,
+            x,
+            ops.concatenate([ops.reshape(kernel, (-1,)) for kernel in kernels]),
+            ops.concatenate(biases),
+            kernel_sizes=[kernel.shape[0] for kernel in kernels],
+            dilation_rates=list(dilation_rates),
+            activation=activation or "none",
         )
 
-    def compute_output_spec(self, x, kernels, biases=None):
-        self._check(x, kernels, biases)
-        *leading, channels = x.shape
-        outputs = None if channels is None else channels * len(kernels)
-        return keras.KerasTensor((*leading, outputs), dtype=x.dtype)
+    def reference(self, x, kernels, biases, dilation_rates, activation):
+        """A product for every tap.
 
-    def _check(self, x, kernels, biases):
-        """Raises `ValueError` for numbers of branches, shapes or dtypes that are not taken."""
-        shape = tuple(x.shape)
-        if len(shape) != 4:
-            raise ValueError(
-                f"{_NAME}: `x` must have shape (batch, height, width, channels). Received: {shape}."
-            )
+        Not by `keras.ops.depthwise_conv`: TensorFlow has it of no empty tensor and of no
+        unknown number of channels, and pads by the rate.
+        """
         dtype = keras.backend.standardize_dtype(x.dtype)
-        if dtype not in ("float16", "bfloat16", "float32", "float64"):
-            raise ValueError(
-                f"{_NAME}: `x` must be float16, bfloat16, float32 or float64. Received: {dtype}."
-            )
-        if not 1 <= len(kernels) <= _MAX_BRANCHES:
-            raise ValueError(
-                f"{_NAME}: `kernels` must be a list of 1 to {_MAX_BRANCHES}. "
-                f"Received: {len(kernels)} of them."
-            )
-        if len(self.dilation_rates) != len(kernels):
-            raise ValueError(
-                f"{_NAME}: `dilation_rates` must be one a kernel. "
-                f"Received: {self.dilation_rates} for {len(kernels)} kernels."
-            )
-        if biases is not None and len(biases) != len(kernels):
-            raise ValueError(
-                f"{_NAME}: `biases` must be one a kernel. "
-                f"Received: {len(biases)} for {len(kernels)} kernels."
-            )
-        for index, kernel in enumerate(kernels):
-            name = f"kernels[{index}]"
-            _check_shape(name, kernel, "(size, size, channels, 1)", (None, None, shape[3], 1))
-            height, width = kernel.shape[:2]
-            if height != width or height is None or height % 2 == 0 or height > _MAX_KERNEL_SIZE:
-                raise ValueError(
-                    f"{_NAME}: `{name}` must be square, of an odd static size of at most "
-                    f"{_MAX_KERNEL_SIZE}. Received: {tuple(kernel.shape)}."
-                )
-            _check_dtype(name, kernel, dtype)
-        for index, bias in enumerate(biases or ()):
-            _check_shape(f"biases[{index}]", bias, "(channels,)", (shape[3],))
-            _check_dtype(f"biases[{index}]", bias, dtype)
-
-
-def _check_shape(name, tensor, words, expected):
-    shape = tuple(tensor.shape)
-    if len(shape) != len(expected) or any(
-        None not in (size, wanted) and size != wanted
-        for size, wanted in zip(shape, expected, strict=True)
-    ):
-        channels = next(size for size in reversed(expected) if size != 1)
-        where = "" if channels is None else f", where channels is {channels} in `x`"
-        raise ValueError(f"{_NAME}: `{name}` must have shape {words}{where}. Received: {shape}.")
-
-
-def _check_dtype(name, tensor, dtype):
-    own = keras.backend.standardize_dtype(tensor.dtype)
-    if own != dtype:
-        raise ValueError(f"{_NAME}: `{name}` must be {dtype}, the dtype of `x`. Received: {own}.")
-
-
-def _reference(x, kernels, biases, dilation_rates, activation):
-    """`depthwise_atrous_pyramid_pooling` in plain `keras.ops`, a product for every tap.
-
-    Not by `keras.ops.depthwise_conv`: TensorFlow has it of no empty tensor and of no unknown number
-    of channels, and pads by the rate.
-    """
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    wide = "float64" if dtype == "float64" else "float32"
-    x = ops.cast(x, wide)
-    branches = []
-    for index, (kernel, rate) in enumerate(zip(kernels, dilation_rates, strict=True)):
-        branch = 0.0 if biases is None else ops.cast(biases[index], wide)
-        radius = kernel.shape[0] // 2
-        for i, weights_of_row in enumerate(ops.unstack(ops.cast(kernel[..., 0], wide))):
-            for j, weights in enumerate(ops.unstack(weights_of_row)):
-                down, right = ((tap - radius) * rate for tap in (i, j))
-                multiply = functools.partial(ops.multiply, weights)
-                branch = branch + product_of_tap(multiply, x, down, right)
-        branches.append(branch)
-    output = ops.concatenate(branches, axis=-1)
-    return ops.cast(ops.relu(output) if activation == "relu" else output, dtype)
-
-
-def _native(x, kernels, biases, dilation_rates, activation):
-    if biases is None:
-        biases = [ops.zeros((len(kernels) * ops.shape(x)[3],), x.dtype)]
-    return native.call(
-        _NAME,
-        x,
-        ops.concatenate([ops.reshape(kernel, (-1,)) for kernel in kernels]),
-        ops.concatenate(biases),
-        kernel_sizes=[kernel.shape[0] for kernel in kernels],
-        dilation_rates=list(dilation_rates),
-        activation=activation or "none",
-    )
+        wide = "float64" if dtype == "float64" else "float32"
+        x = ops.cast(x, wide)
+        branches = []
+        for index, (kernel, rate) in enumerate(zip(kernels, dilation_rates, strict=True)):
+            branch = 0.0 if biases is None else ops.cast(biases[index], wide)
+            radius = kernel.shape[0] // 2
+            for i, weights_of_row in enumerate(ops.unstack(ops.cast(kernel[..., 0], wide))):
+                for j, weights in enumerate(ops.unstack(weights_of_row)):
+                    down, right = ((tap - radius) * rate for tap in (i, j))
+                    multiply = functools.partial(ops.multiply, weights)
+                    branch = branch + product_of_tap(multiply, x, down, right)
+            branches.append(branch)
+        output = ops.concatenate(branches, axis=-1)
+        return ops.cast(ops.relu(output) if activation == "relu" else output, dtype)
 
 
 @native.gradient(_NAME, keeps=("x", "kernels", "output"))

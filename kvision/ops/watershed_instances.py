@@ -14,13 +14,13 @@ from kvision.ops.arguments import check_number, is_int
 from kvision.ops.connected_components import (
     at,
     check_connectivity,
-    check_images,
     first_pixels,
     least_of_groups,
     numbered,
     places,
     sum_of_groups,
 )
+from kvision.ops.label_maps import check_image_shape
 from kvision.ops.operation import call_operation
 
 _NAME = "watershed_instances"
@@ -147,7 +147,7 @@ class WatershedInstancesOperation(keras.Operation):
         return keras.KerasTensor(energy.shape, dtype="int32")
 
     def _check(self, energy, semantic, grow_within):
-        check_images(_NAME, "energy", tuple(energy.shape))
+        check_image_shape(_NAME, "energy", tuple(energy.shape))
         _check_dtype("energy", energy)
         if semantic is None and self.num_classes != 1:
             raise ValueError(

@@ -14,6 +14,7 @@ from keras import ops
 
 from kvision.ops import native
 from kvision.ops.arguments import is_int
+from kvision.ops.label_maps import check_label_maps
 from kvision.ops.operation import call_operation
 
 # The published lower edges of the 16 levels, in pixels of half the resolution of Cityscapes.
@@ -104,7 +105,7 @@ class WatershedTargetsOperation(keras.Operation):
         return dict(zip(_OUTPUTS, run(instances, *arguments), strict=True))
 
     def compute_output_spec(self, instances):
-        _check_instances("watershed_targets", instances)
+        check_label_maps("watershed_targets", "instances", instances, max_side=_MAX_SIDE)
         shape = tuple(instances.shape)
         shapes = (shape, (*shape, 2), shape, shape)
         dtypes = ("float32", "float32", "int32", "float32")
@@ -167,31 +168,15 @@ class DistanceTransformOperation(keras.Operation):
         return _reference_distance(instances, _frames_of(instances, self.image_border_is_outside))
 
     def compute_output_spec(self, instances):
-        _check_instances("distance_transform", instances)
+        check_label_maps("distance_transform", "instances", instances, max_side=_MAX_SIDE)
         return keras.KerasTensor(instances.shape, dtype="float32")
 
 
 def _instance_ids(name, instances):
     """The instances as int32 tensor, checked in the name of an op."""
     instances = ops.convert_to_tensor(instances)
-    _check_instances(name, instances)
+    check_label_maps(name, "instances", instances, max_side=_MAX_SIDE)
     return ops.cast(instances, "int32")
-
-
-def _check_instances(name, instances):
-    """Raises unless the dtype and the static shape are those of a batch of label maps."""
-    dtype, shape = keras.backend.standardize_dtype(instances.dtype), tuple(instances.shape)
-    if "int" not in dtype and dtype != "bool":
-        raise TypeError(f"{name}: `instances` must be integers. Received: {dtype}.")
-    if len(shape) != 3:
-        raise ValueError(
-            f"{name}: `instances` must have shape (batch, height, width). Received: {shape}."
-        )
-    if max(size or 0 for size in shape[1:]) > _MAX_SIDE:
-        raise ValueError(
-            f"{name}: an image must be at most {_MAX_SIDE} pixels high and wide. "
-            f"Received: {shape[1]} by {shape[2]}."
-        )
 
 
 def _standardize_edges(level_edges):

@@ -262,6 +262,14 @@ def test_overrides():
     assert model.dropout == 0.2
 
 
+def test_what_is_published_by_class_is_not_of_other_classes():
+    model = kvision.create("deep_watershed", num_classes=1, widths=(4, 4, 4, 4, 4))
+    assert (model.gate, model.target_min_area) == ("external", 100)
+    assert (model.cut, model.grow, model.min_area, model.semantic_codes) == (1, 1, 20, None)
+    model = kvision.create("deep_watershed", num_classes=2, cut=(0, 1), widths=(4, 4, 4, 4, 4))
+    assert model.cut == (0, 1)
+
+
 def test_another_backbone_is_made_instead_of_the_published_one(monkeypatch):
     made = []
     init = keras.Model.__init__

@@ -1,4 +1,4 @@
-"""The C program of examples/serve_c, on a small Faster R-CNN exported both ways."""
+"""The C program of examples/serve_c, on small models exported both ways."""
 
 import os
 import re
@@ -59,9 +59,28 @@ def detector():
     return model
 
 
+@pytest.fixture(scope="module")
+def segmenter():
+    """Of instances; of random weights, the cut of whose energy is at the middle of its levels."""
+    keras.utils.set_random_seed(4)
+    return kvision.models.instances.DeepWatershed(
+        num_classes=1,
+        image_size=(64, 80),
+        level_edges=(0, 1, 2, 3),
+        widths=(4, 4, 4, 4, 4),
+        strides=(1, 2, 2, 2),
+        branch_filters=4,
+        fuse_filters=8,
+        energy_widths=((4,),),
+        energy_strides=(1,),
+        energy_filters=4,
+        cut=1,
+        min_area=1,
+    )
+
+
 @pytest.fixture(scope="module", params=["portable", "native"])
-def served(request, detector, tmp_path_factory):
-    """`(SavedModel path, op libraries to load)`."""
+def implementation(request):
     if request.param == "native":
         try:
             native.load_ops()
@@ -69,10 +88,25 @@ def served(request, detector, tmp_path_factory):
             if os.environ.get("KVISION_REQUIRE_OPS") == "1":
                 raise
             pytest.skip(str(error))
-    path = tmp_path_factory.mktemp(request.param) / "model"
-    report = saved_model(detector, path, request.param, verbose=False)
+    return request.param
+
+
+def export(model, implementation, tmp_path_factory):
+    """`(SavedModel path, op libraries to load)`."""
+    path = tmp_path_factory.mktemp(implementation) / "model"
+    report = saved_model(model, path, implementation, verbose=False)
     assert report.compared > 20
-    return path, [native.library_path()] if request.param == "native" else []
+    return path, [native.library_path()] if implementation == "native" else []
+
+
+@pytest.fixture(scope="module")
+def served(detector, implementation, tmp_path_factory):
+    return export(detector, implementation, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def served_segmenter(segmenter, implementation, tmp_path_factory):
+    return export(segmenter, implementation, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +119,10 @@ def picture(tmp_path_factory):
     return path
 
 
-def run(serve, *arguments):
+def run(serve, *arguments, text=True):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     return subprocess.run(
-        [serve, *arguments], capture_output=True, text=True, check=False, env=environment
+        [serve, *arguments], capture_output=True, text=text, check=False, env=environment
     )
 
 
@@ -116,6 +150,27 @@ def test_it_prints_the_live_models_detections(serve, detector, served, picture):
     count, _ = Detections.compare(live, detections)
     assert count > 5
     assert names == [CLASS_NAMES[label] for label in detections["labels"][0]]
+
+
+def test_it_prints_the_live_models_instances(serve, segmenter, served_segmenter, picture, tmp_path):
+    import tensorflow as tf
+
+    path, libraries = served_segmenter
+    process = run(serve, path, picture, *libraries, text=False)
+    assert process.returncode == 0, process.stderr
+    header = b"P5\n112 80\n65535\n"
+    assert process.stdout.startswith(header)
+    ids = np.frombuffer(process.stdout, ">u2", offset=len(header)).reshape(1, 80, 112)
+    live = endpoints.Endpoints(segmenter).predict_encoded(tf.constant([picture.read_bytes()]))
+    expected = live["instance_ids"].numpy()
+    assert expected.max() > 2
+    np.testing.assert_array_equal(ids, expected)
+
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(picture.read_bytes()[:-20])
+    process = run(serve, path, damaged, *libraries)
+    assert (process.returncode, process.stdout) == (3, "")
+    assert f"{damaged}: not a whole JPEG or PNG image" in process.stderr
 
 
 def test_a_damaged_image_is_told(serve, served, picture, tmp_path):

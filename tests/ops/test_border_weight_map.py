@@ -58,7 +58,9 @@ class TestBorderWeightMap(OpTests):
             Invalid({"instances": np.zeros((4, 4), "int32")}, "`instances` must have shape"),
             Invalid({"instances": np.zeros((1, 4, 4, 1), "int32")}, "`instances` must have shape"),
             Invalid(
-                {"instances": np.zeros((1, 4, 4), "float32")}, "`instances` must be int", TypeError
+                {"instances": np.zeros((1, 4, 4), "float32")},
+                "`instances` must be bool or integers",
+                TypeError,
             ),
             Invalid({"instances": np.zeros((1, 23171, 1), "int32")}, "an image must be at most"),
             Invalid({"class_weights": (1.0,)}, "`class_weights` must be two numbers"),

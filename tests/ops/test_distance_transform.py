@@ -48,7 +48,9 @@ class TestDistanceTransform(OpTests):
         invalid=(
             Invalid({"instances": np.zeros((4, 4), "int32")}, "`instances` must have shape"),
             Invalid(
-                {"instances": np.zeros((1, 4, 4), "float32")}, "`instances` must be int", TypeError
+                {"instances": np.zeros((1, 4, 4), "float32")},
+                "`instances` must be bool or integers",
+                TypeError,
             ),
             Invalid({"instances": np.zeros((1, 23170, 1), "int32")}, "an image must be at most"),
         ),

@@ -490,6 +490,8 @@ def _static_size(images):
     if height is None or width is None:
         raise ValueError(
             "FasterRCNN: images must have a static height and width, because the number of "
-            f"anchors follows from them. Received: shape {tuple(images.shape)}."
+            f"anchors follows from them. Received: shape {tuple(images.shape)}. After images of "
+            "other sizes `predict` makes one graph for all: resize them to one size, or call "
+            "`model.decode(model(images, training=False))`."
         )
     return int(height), int(width)
