@@ -10,13 +10,14 @@ REQUIRED := import functools, sys, tomllib; \
 	print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open("pyproject.toml", "rb"))))
 C_FILES = $$(git ls-files '*.c' '*.cc' '*.cu' '*.cuh' '*.h' '*.inc')
 DEMO_SEED ?= 7
+# Of `make test`; each holds up to 7 GB.
+TEST_PROCESSES ?= 2
 # Environments with Keras on JAX alone and on PyTorch alone; made unless there is another folder of them.
 BACKENDS ?= build/backends
 # Pythons of environments with the libraries that kvision is compared with; made unless named.
 PEER ?= build/peers/torchvision/bin/python
 ADDONS_PEER ?= build/peers/addons/bin/python
 KERAS_CV_PEER ?= build/peers/keras_cv/bin/python
-TEST_PROCESSES ?= 2
 IMAGING_PEER ?= build/peers/imaging/bin/python
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -42,7 +43,6 @@ $(VENV)/.built: $(VENV)/.installed CMakeLists.txt $(shell find csrc -type f)
 demo: setup
 	$(RUN) examples/demo.py --seed $(DEMO_SEED)
 
-# A process holds up to 7 GB.
 test: setup
 	KVISION_REQUIRE_OPS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
