@@ -77,7 +77,9 @@ class TestWatershedTargets(OpTests):
         invalid=(
             Invalid({"instances": np.zeros((4, 4), "int32")}, "`instances` must have shape"),
             Invalid(
-                {"instances": np.zeros((1, 4, 4), "float32")}, "`instances` must be bool or int", TypeError
+                {"instances": np.zeros((1, 4, 4), "float32")},
+                "`instances` must be bool or int",
+                TypeError,
             ),
             Invalid({"instances": np.zeros((1, 1, 23170), "int32")}, "an image must be at most"),
             Invalid({"level_edges": ()}, "`level_edges` must be 1 to 256"),
