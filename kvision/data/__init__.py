@@ -34,16 +34,6 @@ from kvision.data.instance_maps import (
 )
 from kvision.data.label_code import IGNORE_LABEL, LabelCode
 from kvision.data.problems import Problem, ProblemReport
-from kvision.data.run_lengths import (
-    ids_to_runs,
-    mask_to_polygons,
-    mask_to_runs,
-    polygons_to_runs,
-    rle_to_runs,
-    runs_to_ids,
-    runs_to_mask,
-    runs_to_rle,
-)
 from kvision.data.scaled_crop import RandomScaledCrop
 from kvision.data.segmentation_dataset import LabelledImage, SegmentationDataset, read_label_maps
 from kvision.data.tiles import cut_tiles
@@ -53,6 +43,16 @@ from kvision.data.voc import (
     VOC_SEMANTIC_CLASS_NAMES,
     read_voc,
     read_voc_segmentation,
+)
+from kvision.masks.run_lengths import (
+    ids_to_runs,
+    mask_to_polygons,
+    mask_to_runs,
+    polygons_to_runs,
+    rle_to_runs,
+    runs_to_ids,
+    runs_to_mask,
+    runs_to_rle,
 )
 
 __all__ = [

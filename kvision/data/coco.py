@@ -11,7 +11,7 @@ from kvision.data.annotated_image import AnnotatedImage, box_problem, check_size
 from kvision.data.detection_dataset import DetectionDataset
 from kvision.data.instance_dataset import InstanceDataset
 from kvision.data.problems import ProblemReport
-from kvision.data.run_lengths import check_polygon, rle_to_runs
+from kvision.masks.run_lengths import check_polygon, rle_to_runs
 
 
 def read_coco(annotation_file, image_dir, *, masks=False, on_error="raise", apply_exif=True):

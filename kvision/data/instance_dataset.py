@@ -10,7 +10,7 @@ from kvision.data.annotated_image import AnnotatedImage, check_size, pack_boxes
 from kvision.data.detection_dataset import DetectionDataset
 from kvision.data.images import read_size
 from kvision.data.problems import ProblemReport
-from kvision.data.run_lengths import (
+from kvision.masks.run_lengths import (
     mask_to_runs,
     pad_runs,
     polygons_to_runs,

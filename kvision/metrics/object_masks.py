@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from kvision.masks.run_lengths import rows_of_ids
 from kvision.ops import paste_masks
 
 
@@ -29,7 +30,7 @@ def read_runs(owner, argument, objects, size):
     if "mask_runs" in objects:
         return list(objects["mask_runs"])
     if "instance_ids" in objects:
-        return _runs_of_ids(objects["instance_ids"].reshape(size), len(objects["labels"]))
+        return rows_of_ids(objects["instance_ids"].reshape(size), len(objects["labels"]))
     raise ValueError(
         f"{owner}.update: `{argument}` must have `masks`, `mask_runs` or `instance_ids`. "
         f"Received: {sorted(objects)}."
@@ -50,15 +51,3 @@ def _paste(masks, boxes, size):
         left = np.array([index for index in left if rows[index][0] < 0], int)
         num_runs = min(4 * num_runs, num_pixels + 1)
     return rows
-
-
-def _runs_of_ids(ids, num_objects):
-    """The run lengths of the objects 1, 2, ... of a label map `(H, W)`."""
-    flat = ids.T.ravel()
-    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1))
-    ends = np.append(starts[1:], flat.size)
-    order = np.argsort(flat[starts], kind="stable")
-    bounds = np.searchsorted(flat[starts][order], np.arange(1, num_objects + 2))
-    stretches = np.stack([starts, ends], axis=1)[order]
-    rows = [stretches[first:last].ravel() for first, last in zip(bounds, bounds[1:], strict=False)]
-    return [np.diff(row, prepend=0, append=flat.size) if len(row) else row for row in rows]

@@ -10,18 +10,19 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "kvision"
 SOURCES = ROOT / "csrc"
 
-PARTS = {"backbones", "boxes", "layers", "losses", "metrics", "models", "ops"}
+PARTS = {"backbones", "boxes", "layers", "losses", "masks", "metrics", "models", "ops"}
 ALLOWED = {
     "ops": set(),
     "boxes": {"ops"},
+    "masks": set(),
     "layers": {"ops", "boxes"},
     "losses": {"ops", "boxes"},
-    "metrics": {"ops", "boxes"},
+    "metrics": {"ops", "boxes", "masks"},
     "backbones": {"layers", "ops", "boxes"},
     "models": {"backbones", "layers", "losses", "metrics", "boxes", "ops"},
     "export": PARTS,
     "weights": PARTS,
-    "data": {"boxes", "ops"},
+    "data": {"boxes", "masks", "ops"},
     "visualization": {"boxes"},
     "training": {"metrics"},
     # No concrete op: `kvision.ops.native` alone, see below.

@@ -177,14 +177,21 @@ def ids_to_runs(instance_ids, num_objects=None):
         pixels has a row of zeros.
     """
     ids = np.asarray(instance_ids)
-    ids = ids.reshape(ids.shape[:2])
+    count = int(ids.max(initial=0)) if num_objects is None else num_objects
+    return pad_runs(rows_of_ids(ids.reshape(ids.shape[:2]), count))
+
+
+def rows_of_ids(ids, num_objects):
+    """The run lengths of the objects 1..n of a label map ``(h, w)``, each as long as it is."""
     flat = ids.T.ravel()
-    count = int(flat.max(initial=0)) if num_objects is None else num_objects
-    order = np.argsort(flat, kind="stable")
-    bounds = np.searchsorted(flat[order], np.arange(1, count + 2))
-    places = [order[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
-    none = np.zeros(0, "int32")
-    return pad_runs([_runs_of_places(at, ids.size) if len(at) else none for at in places])
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1))
+    ends = np.append(starts[1:], flat.size)
+    order = np.argsort(flat[starts], kind="stable")
+    bounds = np.searchsorted(flat[starts][order], np.arange(1, num_objects + 2))
+    stretches = np.stack([starts, ends], axis=1)[order].astype("int32")
+    rows = [stretches[first:last].ravel() for first, last in zip(bounds, bounds[1:], strict=False)]
+    size = np.int32(flat.size)
+    return [np.diff(row, prepend=np.int32(0), append=size) if len(row) else row for row in rows]
 
 
 def pad_runs(rows, length=None):
