@@ -3,17 +3,19 @@
 import numpy as np
 
 from kvision.data.instance_dataset import boxes_and_areas, numbered, padding_where
+from kvision.data.label_code import IGNORE_LABEL
 
-_MAPS = ("images", "segmentation_masks", "instance_ids")
+# What is cut, and what fills it beyond an image.
+_MAPS = {"images": 0, "segmentation_masks": IGNORE_LABEL, "instance_ids": 0}
 
 
 def cut_tiles(batches, tile_size):
     """Cut the images of batches into overlapping windows, with their objects.
 
     Along each axis an image of n pixels is covered by ``ceil(n / size)`` windows, spread evenly
-    from one border to the other; a smaller one is filled with 0 at its end, and so are its maps.
-    An object is in each window that has pixels of it: its id becomes its row among the window's
-    objects, its box and area those of these pixels.
+    from one border to the other; a smaller one is filled at its end, images and ids with 0, masks
+    with the ignore label 255. An object is in each window that has pixels of it: its id becomes its
+    row among the window's objects, its box and area those of these pixels.
 
     Args:
         batches: iterable of batch dictionaries of arrays, such as ``dataset.batches(1, None)``, in
@@ -57,7 +59,10 @@ def _tiles_of(maps, boxes, tile_size):
     height, width = maps["images"].shape[:2]
     for top in _starts(height, tile_size[0]):
         for left in _starts(width, tile_size[1]):
-            window = {key: _window(values, top, left, tile_size) for key, values in maps.items()}
+            window = {
+                key: _window(values, top, left, tile_size, _MAPS[key])
+                for key, values in maps.items()
+            }
             if boxes:
                 known, ids = numbered(window["instance_ids"][..., 0])
                 window["instance_ids"] = ids[..., None]
@@ -75,10 +80,10 @@ def _starts(length, size):
     return np.linspace(0, last, -(-length // size)).round().astype(int)
 
 
-def _window(values, top, left, size):
+def _window(values, top, left, size, fill):
     window = values[top : top + size[0], left : left + size[1]]
     missing = [(0, want - have) for want, have in zip(size, window.shape[:2], strict=True)]
-    return np.pad(window, [*missing, (0, 0)])
+    return np.pad(window, [*missing, (0, 0)], constant_values=fill)
 
 
 def _stack(tiles):

@@ -70,6 +70,7 @@ def test_small_images_are_filled():
     assert tiles["images"].shape == (4, 24, 24, 3)
     assert not tiles["images"][:2, 10:].any()
     assert not tiles["instance_ids"][2:, :, 10:].any()
+    assert (tiles["segmentation_masks"][:2, 10:] == 255).all()
     empty = {"images": np.zeros((2, 9, 9, 3), "uint8")}
     assert cut_tiles([empty], (4, 4)).keys() == {"images"}
     assert len(cut_tiles([empty], (4, 4))["images"]) == 18
