@@ -38,6 +38,13 @@ on_tensorflow = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def _forget():
+    """Lets go of a test's graphs: those of all models take 10 GB."""
+    yield
+    keras.utils.clear_session()
+
+
 @functools.cache
 def _scenes(image_size, task):
     digits = (1, 1) if task == "classification" else (2, 4)
