@@ -41,6 +41,7 @@ class Watershed:
     """The deep watershed with fine maps, for nuclei are ten pixels wide."""
 
     monitor = "val_object_f1_50"
+    epochs = 40
     # Level of the cut, pixels of growth, least area of a piece.
     choices = tuple(itertools.product((0, 1), (0, 1, 2, 3), (5, 15, 30)))
 
@@ -102,6 +103,7 @@ class MaskRCNN:
     """Mask R-CNN on a small backbone, with anchors from 8 pixels."""
 
     monitor = "val_mask_AP50"
+    epochs = 50
     # Least score of a detection.
     choices = tuple(np.arange(0.3, 0.95, 0.05).round(2).tolist())
 
@@ -247,9 +249,9 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--model", choices=SYSTEMS, default="deep_watershed")
     parser.add_argument("--out", type=pathlib.Path)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--validation-freq", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
@@ -259,6 +261,7 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)
     system = SYSTEMS[args.model]
+    args.epochs = args.epochs or system.epochs
 
     result = {"arguments": {key: str(value) for key, value in vars(args).items()}}
     if args.test:
