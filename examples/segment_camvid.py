@@ -110,7 +110,7 @@ def train(model, args, train_data, validation_data):
     history = model.fit(
         training,
         validation_data=validation,
-        validation_freq=args.validation_freq,
+        shuffle=False,  # done by the data set
         epochs=args.epochs,
         class_weight=dict(enumerate(weights)),
         callbacks=[best],
@@ -154,7 +154,6 @@ def main():
     parser.add_argument("--model", choices=MODELS, default="unet")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--validation-freq", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-3)

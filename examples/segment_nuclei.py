@@ -42,6 +42,7 @@ class Watershed:
 
     monitor = "val_object_f1_50"
     epochs = 40
+    least_epochs = 3  # one a stage
     # Level of the cut, pixels of growth, least area of a piece.
     choices = tuple(itertools.product((0, 1), (0, 1, 2, 3), (5, 15, 30)))
 
@@ -75,7 +76,7 @@ class Watershed:
     @staticmethod
     def fit(model, args, optimizer, **arguments):
         # Two fifths of the epochs, a sixth, and the rest.
-        direction, watershed = 2 * args.epochs // 5, args.epochs // 6
+        direction, watershed = max(1, 2 * args.epochs // 5), max(1, args.epochs // 6)
         both = args.epochs - direction - watershed
         rate = args.learning_rate
         stages = [
@@ -104,6 +105,7 @@ class MaskRCNN:
 
     monitor = "val_mask_AP50"
     epochs = 50
+    least_epochs = 1
     # Least score of a detection.
     choices = tuple(np.arange(0.3, 0.95, 0.05).round(2).tolist())
 
@@ -208,7 +210,7 @@ def train(model, system, args, tiles):
         optimizer,
         x=training,
         validation_data=validation,
-        validation_freq=args.validation_freq,
+        shuffle=False,  # done by the data set
         callbacks=[best],
         verbose=2,
     )
@@ -250,7 +252,6 @@ def main():
     parser.add_argument("--model", choices=SYSTEMS, default="deep_watershed")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--validation-freq", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-3)
@@ -262,6 +263,8 @@ def main():
     keras.utils.set_random_seed(args.seed)
     system = SYSTEMS[args.model]
     args.epochs = args.epochs or system.epochs
+    if args.epochs < system.least_epochs:
+        parser.error(f"{args.model} takes {system.least_epochs} --epochs or more")
 
     result = {"arguments": {key: str(value) for key, value in vars(args).items()}}
     if args.test:

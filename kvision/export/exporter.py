@@ -111,9 +111,10 @@ def saved_model(model, path, ops="native", *, overwrite=False, check_images=None
             path.rename(Path(workshop, "replaced"))
         draft.rename(path)
     if not report.compared:
+        asked = "`check_images`" if check_images is None else "other `check_images`"
         warnings.warn(
             "saved_model: the model found nothing in the images of the comparison, so there were "
-            "no detections to compare. Pass `check_images` in which it finds something.",
+            f"no {ANSWERS[model.task].counted} to compare. Pass {asked} in which it finds some.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -247,5 +248,5 @@ def _tell(report, counted, ops):
     )
     print(
         f"Wrote {report.path} ({ops} ops). In a fresh process it gave the live model's "
-        f"{report.compared} {counted}: {differences}."
+        f"{report.compared} {counted}{differences and ': ' + differences}."
     )

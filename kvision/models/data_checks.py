@@ -24,6 +24,25 @@ def check_images(owner, images):
         )
 
 
+def check_instance_ids(owner, ids, images):
+    """Checks that label maps are as large as their images, as far as both sizes are known.
+
+    Args:
+        owner: Name of the model, for the message.
+        ids: `(B, H, W)` or `(B, H, W, 1)`.
+        images: `(B, H, W, C)`.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    sides = zip(ids.shape[1:3], images.shape[1:3], strict=True)
+    if any(None not in pair and pair[0] != pair[1] for pair in sides):
+        raise ValueError(
+            f"{owner}: `instance_ids` must be as large as the images, {tuple(images.shape[1:3])}. "
+            f"Received: {tuple(ids.shape)}."
+        )
+
+
 def check_labels(owner, labels, num_classes, also, meaning):
     """Checks that each label is a class or one value more.
 

@@ -49,8 +49,10 @@ class ImageModel(keras.Model):
     ):
         super().__init__(autocast=False, **kwargs)  # or pixels and boxes lose bits
         name = type(self).__name__
-        if num_classes < 1:
-            raise ValueError(f"{name}: `num_classes` must be at least 1. Received: {num_classes}.")
+        if not isinstance(num_classes, Integral) or num_classes < 1:
+            raise ValueError(
+                f"{name}: `num_classes` must be an integer, at least 1. Received: {num_classes!r}."
+            )
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(
                 f"{name}: `class_names` must name all {num_classes} classes. "
@@ -262,11 +264,19 @@ class ImageModel(keras.Model):
             **kwargs: Arguments of `keras.Model.predict`.
 
         Returns:
-            What `decode` returns, as arrays.
+            What `decode` returns, as arrays; of data whose batches have images of several sizes, on
+            TensorFlow, maps as `tf.RaggedTensor`.
 
         Raises:
-            ValueError: If the data hold no image.
+            ValueError: If the data hold no image, or are a list.
         """
+        x = args[0] if args else kwargs.get("x")
+        if isinstance(x, list | tuple):
+            raise ValueError(
+                f"{type(self).__name__}: images must be one array (B, H, W, C), or a data set. Of "
+                "images of several sizes, predict one after the other. "
+                f"Received: a {type(x).__name__} of {len(x)}."
+            )
         try:
             return super().predict(*args, **kwargs)
         except UnboundLocalError as error:  # how Keras takes it

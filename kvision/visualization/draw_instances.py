@@ -44,9 +44,18 @@ def draw_instances(
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If an image has not three channels, or maps and images differ in number or size.
+        ValueError: If there are no `instance_ids`, an image has not three channels, or maps and
+            images differ in number or size.
     """
     images = as_images("draw_instances", images)
+    for argument, given in (("instances", instances), ("targets", targets)):
+        if given is not None and not (isinstance(given, dict) and "instance_ids" in given):
+            received = sorted(given) if isinstance(given, dict) else type(given).__name__
+            raise ValueError(
+                f"draw_instances: `{argument}` must be a dictionary with `instance_ids`; "
+                "`kvision.ops.paste_masks` makes a label map of the masks of Mask R-CNN. "
+                f"Received: {received}."
+            )
     kinds = {
         title: (given, as_maps("draw_instances", given["instance_ids"], images, argument))
         for title, given, argument in (

@@ -109,11 +109,29 @@ def test_directions_have_the_colours_of_the_wheel():
     assert titles == ["", "found", "truth"]
 
 
+def test_logits_are_drawn_as_their_levels():
+    levels = np.random.default_rng(0).integers(0, 5, IMAGES.shape[:3])
+    logits = np.eye(5)[levels]
+    of_logits, of_levels = (
+        draw_energy(IMAGES, energy, num_levels=number)
+        for energy, number in ((logits, None), (levels, 5))
+    )
+    for one, other in zip(of_logits.axes, of_levels.axes, strict=True):
+        if one.images:
+            np.testing.assert_array_equal(shown(one), shown(other))
+            assert one.images[0].get_clim() == other.images[0].get_clim()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: draw_instances(IMAGES, {"instance_ids": IDS[:1]}), "draw_instances: `instances`"),
         (lambda: draw_instances(IMAGES, FOUND, {"instance_ids": IDS[:, 1:]}), "`targets` must be"),
+        (
+            lambda: draw_instances(IMAGES, IDS),
+            "`instances` must be a dictionary with `instance_ids`",
+        ),
+        (lambda: draw_instances(IMAGES, FOUND, {"masks": IDS}), r"`targets` must .*: \['masks'\]"),
         (lambda: draw_energy(IMAGES, IDS[:1]), "draw_energy: `energy` must be of the number"),
         (lambda: draw_directions(IMAGES, IDS), "draw_directions: `directions` must have the shap"),
         (lambda: draw_energy(IMAGES[..., :1], IDS), "draw_energy: each of `images` must have"),

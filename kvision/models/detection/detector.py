@@ -164,8 +164,8 @@ class Detector(EvaluatedModel):
             self._refuse("sample_weight")
         if y is None:
             raise ValueError(
-                f"{type(self).__name__}: targets with `boxes` and `labels` must come with the "
-                "images, as `kvision.data.to_fit` pairs them. Received: None."
+                f"{type(self).__name__}: targets must come with the images, as "
+                "`kvision.data.to_fit` pairs them. Received: None."
             )
         y = keras.tree.map_structure(ops.convert_to_tensor, y)  # `train_on_batch` may not
         num_images = ops.cast(ops.shape(x)[0], "float32")
@@ -261,8 +261,8 @@ class Detector(EvaluatedModel):
 
     def _refuse(self, argument):
         raise ValueError(
-            f"{type(self).__name__}: `{argument}` is not supported: the losses of a detector are "
-            "means over sampled anchors and regions, not over images or classes."
+            f"{type(self).__name__}: `{argument}` is not supported: its losses are "
+            "means over parts of images that it chooses, not over images or classes."
         )
 
     def get_compile_config(self):

@@ -489,9 +489,9 @@ def _static_size(images):
     height, width = images.shape[1:3]
     if height is None or width is None:
         raise ValueError(
-            "FasterRCNN: images must have a static height and width, because the number of "
-            f"anchors follows from them. Received: shape {tuple(images.shape)}. After images of "
-            "other sizes `predict` makes one graph for all: resize them to one size, or call "
-            "`model.decode(model(images, training=False))`."
+            "FasterRCNN and MaskRCNN: images must have a static height and width, because the "
+            f"number of anchors follows from them. Received: shape {tuple(images.shape)}. After "
+            "images of other sizes `predict` makes one graph for all: resize them to one size, or "
+            "call `model.decode(model(images, training=False))`."
         )
     return int(height), int(width)

@@ -8,6 +8,7 @@ from kvision.backbones.pixels import normalize_pixels as normalized
 from kvision.losses import direction_loss, watershed_energy_loss
 from kvision.losses.watershed_losses import unit_vectors
 from kvision.metrics import ObjectMetrics
+from kvision.models.data_checks import check_instance_ids, check_labels
 from kvision.models.detection.detector import Detector
 from kvision.models.instances.deep_watershed_arguments import (
     ARGUMENTS,
@@ -42,7 +43,8 @@ class DeepWatershed(Detector):
     - `gate=None`, of one class: no gate. Pixels of the background weigh `background_weight` in the
       energy's loss, by which they learn the level 0.
 
-    Directions and energy are 0 outside of the gate; so the level there is 0.
+    The energy network is given directions of 0 outside of the gate, and its energy is 0 there; so
+    the level is 0, too.
 
     Training has three `stages`; `stage` says which one the next `compile` and `fit` are of, and
     `kvision.training.fit_stages` runs them one after the other:
@@ -282,9 +284,7 @@ class DeepWatershed(Detector):
             Dictionary of scalars, see `loss_names`.
         """
         ids = _without_channel(targets["instance_ids"])
-        sides = zip(ids.shape[1:3], images.shape[1:3], strict=True)
-        if any(None not in pair and pair[0] != pair[1] for pair in sides):
-            refuse(self, "instance_ids", "as large as the images", tuple(ids.shape))
+        check_instance_ids(type(self).__name__, ids, images)
         truth = watershed_targets(
             ids,
             level_edges=self.level_edges,
@@ -419,6 +419,8 @@ class DeepWatershed(Detector):
                 "several classes, `semantic` or `labels`, as `kvision.data.to_fit(batch, "
                 f"'instances')` makes it of a batch dictionary. Received: {received}."
             )
+        if "labels" in needed:
+            check_labels(type(self).__name__, targets["labels"], self.num_classes, -1, "padding")
 
     def default_evaluator(self):
         """Returns F1 and AP of the objects, whatever their classes.

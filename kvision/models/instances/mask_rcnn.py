@@ -5,6 +5,7 @@ from keras import ops
 
 from kvision.layers import MaskHead
 from kvision.metrics import COCOMaskMetrics
+from kvision.models.data_checks import check_instance_ids
 from kvision.models.detection import FasterRCNN
 from kvision.models.detection.faster_rcnn_arguments import (
     ARGUMENTS,
@@ -127,6 +128,8 @@ class MaskRCNN(FasterRCNN):
         return of_the_first(ops.max(detections["num_detections"]), size, draw)
 
     def compute_region_losses(self, images, targets, raw, samples, features, training):
+        if "instance_ids" in targets:
+            check_instance_ids("MaskRCNN", targets["instance_ids"], images)
         losses = super().compute_region_losses(images, targets, raw, samples, features, training)
 
         def loss(count):

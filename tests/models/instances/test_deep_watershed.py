@@ -349,6 +349,8 @@ def test_refused_targets():
         model.fit(images, {"labels": targets["labels"]})
     with pytest.raises(ValueError, match=r"Received: \['instance_ids'\]"):
         model.fit(images, {"instance_ids": targets["instance_ids"]})
+    with pytest.raises(ValueError, match=r"`labels` must be in 0..1, .* or -1 for padding"):
+        model.evaluate(images, {**targets, "labels": targets["labels"] + 2}, verbose=0)
     raw = model(images)
     with pytest.raises(ValueError, match="`instance_ids` must be as large as the images"):
         model.compute_losses(

@@ -161,6 +161,21 @@ def test_targets_without_masks_are_refused():
         model.fit(images, targets, verbose=0)
 
 
+def test_label_maps_of_another_size_are_refused():
+    images, targets = discs(2)
+    targets["instance_ids"] = targets["instance_ids"][:, ::2]
+    model = tiny_mask_rcnn()
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="MaskRCNN: `instance_ids` must be as large as the images"):
+        model.fit(images, targets, verbose=0)
+
+
+def test_a_list_of_images_is_refused():
+    images, _ = discs(2)
+    with pytest.raises(ValueError, match="images must be one array .* a list of 2"):
+        tiny_mask_rcnn().predict(list(images))
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
