@@ -77,15 +77,27 @@ def fit_stages(model, stages, **arguments):
         model.compile(optimizer=stage.optimizer, **stage.compile)
         first = len(joined.epoch)
         history = model.fit(initial_epoch=first, epochs=first + stage.epochs, **fit)
-        _append(joined, history, stage.name)
+        _append(joined, history, stage.name, fit.get("validation_freq", 1))
     return joined
 
 
-def _append(joined, history, stage):
+def _append(joined, history, stage, validation_freq):
     """Appends the epochs of a stage; who has no value there gets NaN."""
     before, added = len(joined.epoch), len(history.epoch)
-    logs = {"stage": [stage] * added, **history.history}
+    logs = {"stage": [stage] * added}
+    for name, values in history.history.items():
+        if len(values) < added:  # Keras keeps those of the epochs with a validation alone.
+            of_epochs = dict(zip(_validated(history.epoch, validation_freq), values, strict=True))
+            values = [of_epochs.get(epoch, math.nan) for epoch in history.epoch]
+        logs[name] = values
     for name in [*joined.history, *(name for name in logs if name not in joined.history)]:
         values = joined.history.setdefault(name, [math.nan] * before)
         values += logs.get(name, [math.nan] * added)
     joined.epoch += history.epoch
+
+
+def _validated(epochs, validation_freq):
+    """Those after which Keras validates: every so many, or those of a list, counted from 1."""
+    if isinstance(validation_freq, int):
+        return [epoch for epoch in epochs if (epoch + 1) % validation_freq == 0]
+    return [epoch for epoch in epochs if epoch + 1 in validation_freq]

@@ -45,6 +45,8 @@ def draw_history(history, *, names=None, columns=3, path=None):
                 values = np.asarray(curves[key], "float64")
                 # One value a validation: fewer than epochs where `validation_freq` is above 1.
                 epochs = np.linspace(0, len(next(iter(curves.values()))), len(values) + 1)[1:]
+                if label == "validation":  # NaN of the epochs without one are no gaps
+                    epochs, values = epochs[~np.isnan(values)], values[~np.isnan(values)]
                 marker = "o" if len(values) < 10 else None
                 axes.plot(epochs, values, label=label, marker=marker, markersize=3)
         axes.set_title(name, fontsize=9)

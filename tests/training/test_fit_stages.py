@@ -119,3 +119,20 @@ def test_refusals():
         fit_stages(keras.Sequential(), [Stage("first", 1, "sgd")])
     with pytest.raises(ValueError, match=r"`Stage.epochs`. Received: \['epochs'\]"):
         fit_stages(model, [Stage("first", 1, "sgd")], x=X, epochs=3)
+
+
+@pytest.mark.parametrize(("freq", "validated"), [(2, [1, 3, 5]), ([1, 4], [0, 3]), (1, range(6))])
+def test_validations_stand_at_their_epochs(freq, validated):
+    stages = [Stage("first", 1, "sgd"), Stage("second", 5, "sgd")]
+    history = fit_stages(
+        TwoParts(),
+        [stage._replace(compile={"loss": "mse"}) for stage in stages],
+        x=X,
+        y=2 * X,
+        validation_data=(X, 2 * X),
+        validation_freq=freq,
+        verbose=0,
+    )
+    losses = history.history["val_loss"]
+    assert [epoch for epoch, loss in enumerate(losses) if not math.isnan(loss)] == list(validated)
+    assert len(losses) == len(history.history["loss"]) == 6

@@ -85,3 +85,11 @@ def test_curves_are_chosen_by_name():
         draw_history(HISTORY, names=["loss", "depth"])
     with pytest.raises(ValueError, match="draw_history: `names`"):
         draw_history({})
+
+
+def test_epochs_without_a_validation_leave_no_gap():
+    nan = float("nan")
+    figure = draw_history({"loss": [4.0, 3.0, 2.0, 1.0], "val_loss": [nan, 3.5, nan, 1.5]})
+    _, validation = figure.axes[0].lines
+    np.testing.assert_array_equal(validation.get_xdata(), [2, 4])
+    np.testing.assert_array_equal(validation.get_ydata(), [3.5, 1.5])
