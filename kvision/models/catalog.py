@@ -243,7 +243,7 @@ CATALOG = {
             "num_classes": 10,
             "gate": "head",
             "level_edges": (0, 1, 2, 3),
-            "semantic_weight": 4.0,
+            "semantic_weight": 8.0,
             "widths": (8, 16, 16, 16, 16),
             "strides": (1, 2, 2, 2),
             "branch_filters": 16,
@@ -259,7 +259,7 @@ CATALOG = {
         "deep_watershed",
         "Bai and Urtasun, 2016",
         (38_164_306, 0),
-        optimizer=lambda: keras.optimizers.Adam(1e-2),
+        optimizer=lambda: keras.optimizers.Adam(5e-3),
         by_class=("semantic_codes", "cut", "min_area", "grow"),
     ),
     "unet": Entry(

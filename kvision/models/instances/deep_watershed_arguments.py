@@ -1,5 +1,7 @@
 """The arguments of Deep Watershed, and what is wrong with them."""
 
+import numbers
+
 import numpy as np
 
 from kvision.backbones.pixels import CONVENTIONS
@@ -81,7 +83,11 @@ def check_arguments(model):
     for name in ("cut", "min_area", "grow"):
         values = getattr(model, name)
         right = not isinstance(values, tuple) or len(values) == model.num_classes
-        check(name, right, "a number, or one for each class")
+        given = values if isinstance(values, tuple) else (values,)
+        right = right and all(isinstance(value, numbers.Real) and value >= 0 for value in given)
+        check(name, right, "a number that is not negative, or one for each class")
+    deepest = max(model.cut) if isinstance(model.cut, tuple) else model.cut
+    check("cut", deepest < len(edges) - 1, f"below the last level, {len(edges) - 1}")
     check("max_instances", model.max_instances >= 1, "positive")
 
 

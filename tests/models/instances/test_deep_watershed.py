@@ -370,7 +370,11 @@ def test_refused_targets():
         ({"strides": (2, 2, 2)}, "`strides` must be 4 integers, each of them 1 or 2"),
         ({"energy_strides": (2, 3)}, "`energy_strides` must be 2 integers"),
         ({"level_weights": (1, 1)}, "`level_weights` must be 4 numbers"),
-        ({"cut": (1, 1)}, "`cut` must be a number, or one for each class"),
+        ({"cut": (1, 1)}, "`cut` must be a number that is not negative, or one for each class"),
+        ({"cut": "1"}, "`cut` must be a number that is not negative.*Received: '1'"),
+        ({"grow": -1}, "`grow` must be a number that is not negative.*Received: -1"),
+        ({"cut": 99}, "`cut` must be below the last level, [0-9]+. Received: 99"),
+        ({"num_classes": "2"}, "`num_classes` must be an integer, at least 1. Received: '2'"),
         ({"grow_within_gate": True, "gate": None}, "`grow_within_gate` must be False without"),
     ],
 )
