@@ -210,7 +210,7 @@ CATALOG = {
         _MASK_RCNN,
         (44_401_393, 106_241),
         no_gradient=_UNPOOLED | _FAINT,
-        optimizer=lambda: keras.optimizers.Adam(4e-3),
+        optimizer=lambda: keras.optimizers.Adam(6e-3),
     ),
     "mask_rcnn_c4": Entry(
         MaskRCNN,
