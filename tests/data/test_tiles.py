@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kvision.data import as_dataset, augment, cut_tiles, to_fit
+from kvision.data import as_batches, augment, cut_tiles, to_fit
 
 
 def scene(height, width, seed=0):
@@ -86,7 +86,7 @@ def test_a_window_without_objects_has_padding():
 def test_they_are_trained_on():
     tiles = cut_tiles([scene(40, 61), scene(30, 30, seed=1)], (24, 24))
     layers = [keras.layers.RandomFlip("horizontal", seed=0)]
-    batches = to_fit(as_dataset(tiles, 4).map(augment(layers)), task="instances")
+    batches = to_fit(as_batches(tiles, 4).map(augment(layers)), task="instances")
     images, targets = next(iter(batches))
     assert images.shape == (4, 24, 24, 3)
     assert targets["instance_ids"].shape == (4, 24, 24, 1)
