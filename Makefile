@@ -10,7 +10,7 @@ REQUIRED := import functools, sys, tomllib; \
 	print(*functools.reduce(dict.get, sys.argv[1:], tomllib.load(open("pyproject.toml", "rb"))))
 C_FILES = $$(git ls-files '*.c' '*.cc' '*.cu' '*.cuh' '*.h' '*.inc')
 DEMO_SEED ?= 7
-# Of `make test`; each holds up to 7 GB.
+# Of `make test`; each held about 2 GB when it was looked at.
 TEST_PROCESSES ?= 2
 # Environments with Keras on JAX alone and on PyTorch alone; made unless there is another folder of them.
 BACKENDS ?= build/backends

@@ -13,7 +13,7 @@ and the truth (`nuclei.png`) and `validation.json` to `--out`. Once all is chose
 measures the model that stands there on the test split, and writes `test.json` and the pictures of
 that split.
 
-Stained nuclei, dark on bright, are a twentieth of the images; `--bright-weight 4` shows windows of
+Nuclei dark on bright are on 24 of the 212 training images; `--bright-weight 4` shows windows of
 bright images four times an epoch. `--continue-from FOLDER` takes a model that was trained before,
 and goes on in the last stage of its training.
 
