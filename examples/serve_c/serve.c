@@ -17,7 +17,8 @@
  * Prints one detection a line, best first, separated by tabs:
  * label, class name, score, x1, y1, x2, y2 (pixels of the image).
  * Of a model that answers with instances it prints the label map, a grey image of 16 bits (PGM):
- * a pixel is the number of its instance, or 0.
+ * a pixel is the number of its instance, or 0. Comments in its head, one an instance, tell
+ * number, label, class name, score.
  *
  * Exit code: 0 answered, even if nothing was found; 1 the model or the request failed;
  * 2 wrong usage; 3 the image cannot be read or is no whole JPEG or PNG.
@@ -224,7 +225,17 @@ static void run(const Model* model, const char* image, size_t image_size, const 
   TF_SessionRun(model->session, NULL, &input, &request, 1, fetches, outputs, count + 1, NULL, 0,
                 NULL, model->status);
   check(model->status, "running the signature `encoded`");
+  expect(outputs[count], "class_names", TF_STRING, TF_TensorElementCount(outputs[count]));
   delete_strings(request);
+}
+
+/* Prints "label, class name, score", separated by tabs. */
+static void print_class(int32_t label, float score, const TF_Tensor* class_names) {
+  if (label < 0 || label >= TF_TensorElementCount(class_names))
+    fail(EXIT_FAILED, "label %d has no class name", (int)label);
+  const TF_TString* name = (const TF_TString*)TF_TensorData(class_names) + label;
+  printf("%d\t%.*s\t%.9g", (int)label, (int)TF_StringGetSize(name), TF_StringGetDataPointer(name),
+         score);
 }
 
 /* Prints detections; 0 if the image is damaged. */
@@ -239,23 +250,16 @@ static int print_detections(const Model* model, const char* image, size_t image_
   expect(outputs[BOXES], "boxes", TF_FLOAT, 4 * capacity);
   expect(outputs[SCORES], "scores", TF_FLOAT, capacity);
   expect(outputs[LABELS], "labels", TF_INT32, capacity);
-  const int64_t num_classes = TF_TensorElementCount(outputs[CLASS_NAMES]);
-  expect(outputs[CLASS_NAMES], "class_names", TF_STRING, num_classes);
   const int32_t count = *(const int32_t*)TF_TensorData(outputs[NUM_DETECTIONS]);
   if (count > capacity) fail(EXIT_FAILED, "`num_detections` is larger than the outputs");
 
   const float* boxes = TF_TensorData(outputs[BOXES]);
   const float* scores = TF_TensorData(outputs[SCORES]);
   const int32_t* labels = TF_TensorData(outputs[LABELS]);
-  const TF_TString* class_names = TF_TensorData(outputs[CLASS_NAMES]);
   for (int32_t i = 0; i < count; ++i) {
-    const int32_t label = labels[i];
-    if (label < 0 || label >= num_classes)
-      fail(EXIT_FAILED, "label %d has no class name", (int)label);
-    const int name_size = (int)TF_StringGetSize(&class_names[label]);
     const float* box = boxes + 4 * i;
-    printf("%d\t%.*s\t%.9g\t%.9g\t%.9g\t%.9g\t%.9g\n", (int)label, name_size,
-           TF_StringGetDataPointer(&class_names[label]), scores[i], box[0], box[1], box[2], box[3]);
+    print_class(labels[i], scores[i], outputs[CLASS_NAMES]);
+    printf("\t%.9g\t%.9g\t%.9g\t%.9g\n", box[0], box[1], box[2], box[3]);
   }
   delete_strings(outputs[CLASS_NAMES]);
   for (int i = BOXES; i < CLASS_NAMES; ++i) TF_DeleteTensor(outputs[i]);
@@ -264,8 +268,8 @@ static int print_detections(const Model* model, const char* image, size_t image_
 
 /* Prints the label map of instances as a PGM image; 0 if the image is damaged. */
 static int print_instances(const Model* model, const char* image, size_t image_size) {
-  enum { IDS, SIZES, CLASS_NAMES, NUM_OUTPUTS };
-  static const char* const names[] = {"instance_ids", "sizes"};
+  enum { IDS, SIZES, LABELS, SCORES, CLASS_NAMES, NUM_OUTPUTS };
+  static const char* const names[] = {"instance_ids", "sizes", "labels", "scores"};
   TF_Tensor* outputs[NUM_OUTPUTS] = {NULL};
   run(model, image, image_size, names, CLASS_NAMES, outputs);
 
@@ -273,9 +277,21 @@ static int print_instances(const Model* model, const char* image, size_t image_s
   const int32_t* size = TF_TensorData(outputs[SIZES]);
   const int32_t height = size[0], width = size[1];
   if (height > 0) {
+    const int64_t capacity = TF_TensorElementCount(outputs[SCORES]);
     expect(outputs[IDS], "instance_ids", TF_INT32, (int64_t)height * width);
+    expect(outputs[LABELS], "labels", TF_INT32, capacity);
+    expect(outputs[SCORES], "scores", TF_FLOAT, capacity);
     const int32_t* ids = TF_TensorData(outputs[IDS]);
-    printf("P5\n%d %d\n65535\n", (int)width, (int)height);
+    const int32_t* labels = TF_TensorData(outputs[LABELS]);
+    const float* scores = TF_TensorData(outputs[SCORES]);
+    printf("P5\n");
+    for (int64_t i = 0; i < capacity; ++i) {
+      if (labels[i] < 0) continue;
+      printf("# %d\t", (int)i + 1);
+      print_class(labels[i], scores[i], outputs[CLASS_NAMES]);
+      putchar('\n');
+    }
+    printf("%d %d\n65535\n", (int)width, (int)height);
     for (int64_t i = 0; i < (int64_t)height * width; ++i) {
       if (ids[i] < 0 || ids[i] > 65535)
         fail(EXIT_FAILED, "a grey image has no value for instance %d", (int)ids[i]);

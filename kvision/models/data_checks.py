@@ -1,9 +1,13 @@
 """What is said of images and labels that no model can learn from."""
 
+import warnings
+
 import keras
 import numpy as np
 
 from kvision.ops import native
+
+_BEYOND = 64  # 0..255: what augmentation of colours may have added
 
 
 def check_images(owner, images):
@@ -21,6 +25,24 @@ def check_images(owner, images):
             f"{owner}: images must be one array (B, H, W, 3), apart from the targets: "
             "`kvision.data.to_fit` makes the pair of a batch dictionary. "
             f"Received: a dictionary with {sorted(images)}."
+        )
+
+
+def check_pixels(owner, images):
+    """Warns of arrays whose first image was scaled as other libraries want images.
+
+    Args:
+        owner: Name of the model, for the message.
+        images: What a method of the model was given.
+    """
+    if not isinstance(images, np.ndarray) or images.size == 0:
+        return
+    low, high = images[0].min(), images[0].max()
+    if low < high and (low < -_BEYOND or high > 255 + _BEYOND or high <= 1):
+        warnings.warn(
+            f"{owner}: images must have values from 0 to 255, which the model scales itself. "
+            f"Received: values from {low:g} to {high:g} in the first image, {images.dtype}.",
+            stacklevel=4,
         )
 
 

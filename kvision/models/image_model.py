@@ -1,5 +1,6 @@
 """The base of every model: what it is called with, what it answers, how it is kept and exported."""
 
+import contextlib
 import inspect
 from numbers import Integral
 
@@ -8,7 +9,7 @@ import keras
 from kvision.boxes.resize import check_image_size, check_resize
 from kvision.layers import FeatureSpec
 from kvision.layers.freezing import frozen_layers, make_frozen
-from kvision.models.data_checks import check_images
+from kvision.models.data_checks import check_images, check_pixels
 
 
 class ImageModel(keras.Model):
@@ -164,7 +165,8 @@ class ImageModel(keras.Model):
             ValueError: If a label is outside the classes.
         """
         self._check_given("fit", args, kwargs)
-        return super().fit(*args, **kwargs)
+        with self._making_steps_anew_after_errors():
+            return super().fit(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         """Returns losses and metrics, after a look at arrays of targets.
@@ -180,7 +182,8 @@ class ImageModel(keras.Model):
             ValueError: If a label is outside the classes.
         """
         self._check_given("evaluate", args, kwargs)
-        return super().evaluate(*args, **kwargs)
+        with self._making_steps_anew_after_errors():
+            return super().evaluate(*args, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         """Runs one training step, after a look at the targets.
@@ -196,7 +199,8 @@ class ImageModel(keras.Model):
             ValueError: If a label is outside the classes.
         """
         self._check_given("train_on_batch", args, kwargs)
-        return super().train_on_batch(*args, **kwargs)
+        with self._making_steps_anew_after_errors():
+            return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args, **kwargs):
         """Runs one step of evaluation, after a look at the targets.
@@ -212,7 +216,17 @@ class ImageModel(keras.Model):
             ValueError: If a label is outside the classes.
         """
         self._check_given("test_on_batch", args, kwargs)
-        return super().test_on_batch(*args, **kwargs)
+        with self._making_steps_anew_after_errors():
+            return super().test_on_batch(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _making_steps_anew_after_errors(self):
+        """TensorFlow's functions make variables in their first trace alone, even if it failed."""
+        try:
+            yield
+        except Exception:
+            self.train_function = self.test_function = None
+            raise
 
     def _check_given(self, method, args, kwargs):
         """Checks the targets that a method of Keras' was given, whatever the backend compiles.
@@ -221,6 +235,7 @@ class ImageModel(keras.Model):
         """
         given = inspect.signature(getattr(keras.Model, method)).bind(self, *args, **kwargs)
         given = given.arguments
+        check_pixels(type(self).__name__, given.get("x"))
         self._check_targets(given.get("y"))
         validation = given.get("validation_data")
         if isinstance(validation, (list, tuple)) and len(validation) > 1:
@@ -277,6 +292,7 @@ class ImageModel(keras.Model):
                 "images of several sizes, predict one after the other. "
                 f"Received: a {type(x).__name__} of {len(x)}."
             )
+        check_pixels(type(self).__name__, x)
         try:
             return super().predict(*args, **kwargs)
         except UnboundLocalError as error:  # how Keras takes it

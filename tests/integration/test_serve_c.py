@@ -1,5 +1,6 @@
 """The C program of examples/serve_c, on small models exported both ways."""
 
+import io
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import kvision
 from kvision.export import endpoints, saved_model
@@ -65,6 +67,7 @@ def segmenter():
     keras.utils.set_random_seed(4)
     return kvision.models.instances.DeepWatershed(
         num_classes=1,
+        class_names=CLASS_NAMES[1:2],
         image_size=(64, 80),
         level_edges=(0, 1, 2, 3),
         widths=(4, 4, 4, 4, 4),
@@ -158,13 +161,19 @@ def test_it_prints_the_live_models_instances(serve, segmenter, served_segmenter,
     path, libraries = served_segmenter
     process = run(serve, path, picture, *libraries, text=False)
     assert process.returncode == 0, process.stderr
-    header = b"P5\n112 80\n65535\n"
-    assert process.stdout.startswith(header)
-    ids = np.frombuffer(process.stdout, ">u2", offset=len(header)).reshape(1, 80, 112)
     live = endpoints.Endpoints(segmenter).predict_encoded(tf.constant([picture.read_bytes()]))
     expected = live["instance_ids"].numpy()
     assert expected.max() > 2
-    np.testing.assert_array_equal(ids, expected)
+    ids = np.asarray(Image.open(io.BytesIO(process.stdout)))
+    np.testing.assert_array_equal(ids[None], expected)
+    head = process.stdout.partition(b"\n112 80\n65535\n")[0].decode().splitlines()[1:]
+    told = [line.removeprefix("# ").split("\t") for line in head]
+    rows = np.flatnonzero(live["labels"].numpy()[0] >= 0)
+    assert [int(line[0]) for line in told] == (rows + 1).tolist()
+    assert [int(line[1]) for line in told] == live["labels"].numpy()[0, rows].tolist()
+    assert [line[2] for line in told] == ["très chère"] * len(told)
+    scores = [float(line[3]) for line in told]
+    np.testing.assert_allclose(scores, live["scores"].numpy()[0, rows], rtol=1e-6, atol=1e-5)
 
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(picture.read_bytes()[:-20])

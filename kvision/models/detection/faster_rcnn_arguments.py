@@ -112,7 +112,11 @@ def check_arguments(model):
     if model.fpn_filters is None and len(sizes) != 1:
         refuse("without a pyramid, `anchor_sizes` must have one entry, of all sizes", sizes)
     if model.fpn_filters is not None and len(sizes) < len(levels):
-        refuse(f"`anchor_sizes` must have an entry for each of the levels {levels}", sizes)
+        refuse(
+            f"`anchor_sizes` must have an entry for each of the levels {levels}, and one more for "
+            "each coarser level that the pyramid is to add",
+            sizes,
+        )
     if len({len(level) for level in sizes}) != 1:
         refuse("`anchor_sizes` must have as many sizes at each level", sizes)
     if model.rpn_negative_iou > model.rpn_positive_iou:
