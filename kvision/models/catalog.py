@@ -67,9 +67,9 @@ _RESNET = "He, Zhang, Ren and Sun, 2015"
 _VGG = "Simonyan and Zisserman, 2014"
 _SEGNET = "Badrinarayanan, Kendall and Cipolla, 2015"
 _FAINT = {
-    f"mask_head/{layer}/bias": "the masks' last convolution starts from N(0, 0.001^2), which "
-    "scales what reaches the layers before it; of a bias' gradient, the two signs mostly cancel"
-    for layer in ("conv_1", "conv_2", "upsampling")
+    f"mask_head/{layer}": "the masks' last convolution starts from N(0, 0.001^2), which scales "
+    "what reaches the layers before it; of a bias' gradient, the two signs mostly cancel besides"
+    for layer in ("conv_1", "upsampling")
 }
 _MASK_RCNN = "He, Gkioxari, Dollár and Girshick, 2017"
 _C4 = {  # detectron2's numbers
@@ -116,7 +116,7 @@ def _vgg(backbone, parameters):
         "vgg",
         _VGG,
         parameters,
-        optimizer=lambda: keras.optimizers.Adam(3e-3),
+        optimizer=lambda: keras.optimizers.Adam(1e-3),
     )
 
 
@@ -154,7 +154,7 @@ def _small_detector():
 _UNPOOLED = {
     level: "no box of the batch is pooled from this level, so that its gradient comes "
     "through the proposals alone, whose weights start near zero"
-    for level in ("fpn/output_P4", "fpn/output_P5")
+    for level in ("fpn/output_P3", "fpn/output_P4", "fpn/output_P5")
 }
 
 
@@ -205,12 +205,18 @@ CATALOG = {
     "mask_rcnn": Entry(
         MaskRCNN,
         lambda: {"backbone": _DETECTION_BACKBONE, "num_classes": 90},
-        lambda: {**_small_detector(), "mask_head_filters": 16, "mask_head_convs": 2},
+        lambda: {
+            **_small_detector(),
+            "fpn_filters": 32,
+            "box_head_units": 64,
+            "mask_head_filters": 64,
+            "mask_head_convs": 1,
+        },
         "mask_rcnn",
         _MASK_RCNN,
         (44_401_393, 106_241),
         no_gradient=_UNPOOLED | _FAINT,
-        optimizer=lambda: keras.optimizers.Adam(6e-3),
+        optimizer=lambda: keras.optimizers.Adam(3e-3),
     ),
     "mask_rcnn_c4": Entry(
         MaskRCNN,

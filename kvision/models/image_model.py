@@ -242,6 +242,10 @@ class ImageModel(keras.Model):
             self._check_targets(validation[1])
         return given
 
+    def _check_batch(self, data):
+        """Raises a `ValueError` for a batch that is none; JAX' steps do not come by `__call__`."""
+        check_images(type(self).__name__, keras.utils.unpack_x_y_sample_weight(data)[0])
+
     def _check_targets(self, targets):
         """Raises a `ValueError` for targets, or `None`, that the model cannot learn from."""
 
@@ -256,8 +260,32 @@ class ImageModel(keras.Model):
         """
         raise NotImplementedError
 
+    def train_step(self, *args):
+        """Runs Keras' own training step, after a look at the batch.
+
+        Args:
+            *args: The arguments of the training step of the active backend.
+
+        Returns:
+            What Keras' own step returns.
+        """
+        self._check_batch(args[-1])
+        return super().train_step(*args)
+
+    def test_step(self, *args):
+        """Runs Keras' own test step, after a look at the batch.
+
+        Args:
+            *args: The arguments of the test step of the active backend.
+
+        Returns:
+            What Keras' own step returns.
+        """
+        self._check_batch(args[-1])
+        return super().test_step(*args)
+
     def predict_step(self, *args):
-        """Runs Keras' own predict step and decodes its result.
+        """Runs Keras' own predict step, after a look at the batch, and decodes its result.
 
         Args:
             *args: The arguments of the predict step of the active backend.
@@ -265,6 +293,7 @@ class ImageModel(keras.Model):
         Returns:
             What `decode` returns; on JAX, a tuple of that and the state.
         """
+        self._check_batch(args[-1])
         outputs = super().predict_step(*args)
         if keras.backend.backend() == "jax":
             raw, state = outputs

@@ -52,7 +52,7 @@ def multiscale_roi_align(
     Raises:
         ValueError: If an argument has a wrong value, or a tensor a wrong rank, batch or dtype.
     """
-    if not isinstance(pyramid, dict) or not isinstance(strides, dict | None):
+    if not isinstance(pyramid, dict) or not (strides is None or isinstance(strides, dict)):
         raise TypeError(
             f"{_NAME}: `pyramid` and `strides` must be dictionaries of levels. "
             f"Received: {type(pyramid).__name__} and {type(strides).__name__}."

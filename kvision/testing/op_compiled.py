@@ -140,9 +140,10 @@ def native_calls(contract, watched):
         contract: `OpContract`.
         watched: Names of the inputs to differentiate by.
     """
-    name = contract.kernel_name or contract.name
-    known = {op["name"] for op in native.require_module().ops()}
-    return known & ({name, f"{name}_gradient"} if watched else {name})
+    names = set(contract.native_ops or [contract.kernel_name or contract.name])
+    if watched:
+        names |= {f"{name}_gradient" for name in names}
+    return names & {op["name"] for op in native.require_module().ops()}
 
 
 def by_gradient(gradients):

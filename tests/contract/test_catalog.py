@@ -85,7 +85,8 @@ def _assert_equal(received, expected):
 
 def _loss(model, images, targets):
     raw = model(images, training=False)
-    return float(model.compute_loss(images, targets, raw, training=False))
+    loss = model.compute_loss(images, targets, raw, training=False)
+    return float(ops.convert_to_numpy(loss))
 
 
 @every_model
@@ -124,8 +125,11 @@ def test_every_weight_gets_a_gradient(name):
         if not gradient > _SMALLEST_GRADIENT * largest
     }
     assert {p for p in weak if not any(part in p for part in explained)} == set(), weak
-    # What is excused has no gradient indeed.
-    assert all(any(part in path for path in weak) for part in explained)
+    # What is excused is faint indeed, whatever the random weights are.
+    faint = [
+        path for path, gradient in gradients.items() if gradient < 10 * _SMALLEST_GRADIENT * largest
+    ]
+    assert all(any(part in path for path in faint) for part in explained)
 
 
 def _gradients(model, images, targets):

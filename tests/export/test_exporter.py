@@ -365,6 +365,7 @@ class TestLabelMaps:
         assert answer["labels"].shape == (batch, 40, 56)
         assert answer["sizes"].shape == (batch, 2)
 
+    @pytest.mark.usefixtures("tf")
     def test_it_is_exported(self, patch_segmenter, tmp_path, capsys):
         report = saved_model(patch_segmenter(), tmp_path / "model", "portable")
         assert report.compared > 64 * 80

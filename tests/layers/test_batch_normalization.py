@@ -41,7 +41,9 @@ def test_equals_keras(shape, arguments, training):
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float64"])
 @pytest.mark.parametrize("arguments", [{}, {"renorm": True}, {"axis": 1}], ids=str)
 def test_equals_keras_in_other_forms(dtype, arguments):
-    x = RNG.normal(2, 3, (2, 3, 4, 5))
+    if dtype == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("float64 is an option of JAX")
+    x = RNG.normal(2, 3, (2, 3, 4, 5)).astype("float32")
     ours, theirs = pair(x.shape, dtype=dtype, **arguments)
     results = [layer(x, training=True) for layer in (ours, theirs)]
     assert results[0].dtype == results[1].dtype

@@ -257,9 +257,11 @@ class TestAtrousPyramidPooling(OpTests):
                     (3, 1, 3, 3): "must have shape",
                 }.items()
             ),
-            Invalid({"kernel_1": np.ones((3, 3, 3, 3))}, r"`kernels\[1\]` must be float32"),
+            Invalid(
+                {"kernel_1": np.ones((3, 3, 3, 3), "float16")}, r"`kernels\[1\]` must be float32"
+            ),
             Invalid({"bias_1": np.ones(2, "float32")}, r"`biases\[1\]` must have shape \(3,\)"),
-            Invalid({"bias_1": np.ones(3)}, r"`biases\[1\]` must be float32"),
+            Invalid({"bias_1": np.ones(3, "float16")}, r"`biases\[1\]` must be float32"),
             Invalid({"dilation_rates": (1, 2)}, "one element for each branch"),
             Invalid({"dilation_rates": (1, 0, 2)}, "`dilation_rates` must be ints between 1"),
             Invalid({"dilation_rates": (1, 1.5, 2)}, "`dilation_rates` must be ints between 1"),

@@ -202,43 +202,8 @@ class Detector(EvaluatedModel):
                 evaluator.reset()  # a missing package is named before the first epoch, not after
         return super().fit(*args, **kwargs)
 
-    def train_step(self, *args):
-        """Runs Keras' own training step, after a look at the batch.
-
-        Args:
-            *args: The arguments of the training step of the active backend.
-
-        Returns:
-            What Keras' own step returns.
-        """
-        self._check_batch(args[-1])
-        return super().train_step(*args)
-
-    def test_step(self, *args):
-        """Runs the test step of `EvaluatedModel`, after a look at the batch.
-
-        Args:
-            *args: The arguments of the test step of the active backend.
-
-        Returns:
-            What that step returns.
-        """
-        self._check_batch(args[-1])
-        return super().test_step(*args)
-
-    def predict_step(self, *args):
-        """Runs the predict step of `EvaluatedModel`, after a look at the batch.
-
-        Args:
-            *args: The arguments of the predict step of the active backend.
-
-        Returns:
-            What that step returns.
-        """
-        self._check_batch(args[-1])
-        return super().predict_step(*args)
-
     def _check_batch(self, data):
+        super()._check_batch(data)
         self._check_targets(keras.utils.unpack_x_y_sample_weight(data)[1])
 
     def _collect(self, outputs):

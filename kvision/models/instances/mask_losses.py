@@ -21,6 +21,7 @@ def mask_loss(logits, targets, num_positive):
     Returns:
         Scalar: the mean over the images. An image without positive regions counts 0.
     """
+    num_positive = ops.convert_to_tensor(num_positive, "int32")
     losses = ops.binary_crossentropy(targets, logits, from_logits=True)
     positive = ops.arange(logits.shape[1], dtype="int32")[None, :] < num_positive[:, None]
     return sampled_mean(ops.where(positive, ops.mean(losses, axis=(2, 3)), 0.0), num_positive)
