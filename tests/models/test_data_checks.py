@@ -1,6 +1,7 @@
 """Data that no loss can be computed from are refused with one clear sentence."""
 
 import keras
+import numpy as np
 import pytest
 
 from kvision.metrics import COCODetectionMetrics
@@ -100,6 +101,19 @@ def test_a_whole_batch_dictionary(method):
     for data in (batch, Batches((batch,))):
         with pytest.raises(ValueError, match="TinyDetector: images .*kvision.data.to_fit"):
             getattr(tiny(), method)(data, verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize("scale", [1 / 255, 257, -10])
+def test_other_pixels_than_0_to_255(method, scale):
+    images, targets = scenes(4)
+    given = (images * scale,) if method == "predict" else (images * scale, targets)
+    with pytest.warns(UserWarning, match="TinyDetector: images must have values from 0 to 255"):
+        getattr(tiny(), method)(*given, verbose=0)
+
+
+def test_images_of_one_colour_may_be_black():
+    tiny().predict(np.zeros((1, 32, 32, 3), "float32"), verbose=0)
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
