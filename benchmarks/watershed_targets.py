@@ -9,10 +9,9 @@ clock and of the processors' time, which tells more where others work on the mac
 are to the faster peer.
 
 All results are allocated anew, on both sides: 40 MB for the four targets, 8 MB for a distance. What
-that costs turns on malloc, which by default keeps the peers' memory for the next call and gives the
-40 MB back. `--memory` says what it does: "default"; "kept", on both sides, so that no time goes
-into pages; or "fresh", on both sides: the system finds and clears pages for each array, which takes
-as long as the targets.
+that costs turns on malloc. `--memory` says what it does: "default"; "kept", on both sides, so that
+no time goes into pages; or "fresh", on both sides: the system finds and clears pages for each array,
+which takes as long as the targets.
 
     python benchmarks/watershed_targets.py [--imaging PATH/TO/PYTHON/WITH/OPENCV/AND/EDT]
 """

@@ -147,7 +147,9 @@ py::array NewArray(const TensorSpec& spec) {
   bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   void* const memory = std::aligned_alloc(kHugePage, bytes);
   if (memory == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
   madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
   const py::capsule owner(memory, [](void* data) { std::free(data); });
   return py::array(dtype, spec.shape, memory, owner);
 }
