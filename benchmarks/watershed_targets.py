@@ -10,8 +10,8 @@ are to the faster peer.
 
 All results are allocated anew, on both sides: 40 MB for the four targets, 8 MB for a distance. What
 that costs turns on malloc. `--memory` says what it does: "default"; "kept", on both sides, so that
-no time goes into pages; or "fresh", on both sides: the system finds and clears pages for each array,
-which takes as long as the targets.
+no time goes into pages; or "fresh", on both sides: the system finds and clears pages for each
+array, which takes as long as the targets.
 
     python benchmarks/watershed_targets.py [--imaging PATH/TO/PYTHON/WITH/OPENCV/AND/EDT]
 """
