@@ -35,7 +35,9 @@ def check_pixels(owner, images):
         owner: Name of the model, for the message.
         images: What a method of the model was given.
     """
-    if not isinstance(images, np.ndarray) or images.size == 0:
+    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.size == 0:
+        return  # what is no array of images is told elsewhere
+    if images.dtype.kind not in "fiu":
         return
     low, high = images[0].min(), images[0].max()
     if low < high and (low < -_BEYOND or high > 255 + _BEYOND or high <= 1):
