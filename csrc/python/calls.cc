@@ -137,7 +137,7 @@ void Run(const Call& call) {
 py::dtype NumpyType(DType dtype) { return py::dtype::from_args(py::str(NameOf(dtype))); }
 
 // An array whose memory, where it is large, begins with a huge page: the system finds and clears
-// 2 MiB at a time, not 4 KiB, which is most of the time that fresh memory takes.
+// 2 MiB at a time, not 4 KiB. NumPy asks for such pages as well, but begins where malloc does.
 py::array NewArray(const TensorSpec& spec) {
   constexpr size_t kHugePage = size_t{2} << 20;
   const py::dtype dtype = NumpyType(spec.dtype);
